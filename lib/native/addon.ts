@@ -1,0 +1,246 @@
+/**
+ * What the C++ addon offers: system calls one to one, no policy.
+ *
+ * Every function checks its arguments (TypeError, RangeError) and throws an `Error` with `code`,
+ * `errno` and `syscall` when the kernel refuses, as Node's own `fs` does.
+ */
+
+/** An error of the operating system. `extack` is the kernel's own explanation, where it gave one. */
+export interface SystemError extends Error {
+  readonly code: string;
+  /** Negative, as in Node. */
+  readonly errno: number;
+  readonly syscall: string;
+  readonly extack?: string;
+}
+
+/** A file descriptor owned by JavaScript: closed by `close()`, or when it is garbage collected. */
+export interface OwnedFd {
+  /** The descriptor, -1 once closed or released. */
+  readonly fd: number;
+  /** Close it; a second call does nothing. */
+  close(): void;
+  /** Give it up without closing: the caller owns the number from here on. */
+  release(): number;
+}
+
+/**
+ * A shared mapping of a file, at most 4 GiB (Node-API's limit on external buffers).
+ * A page whose file was cut short does not kill the process: the SIGBUS handler puts zeroes over
+ * the whole mapping and sets `poisoned`.
+ */
+export interface Mapping {
+  /** Detached (length 0) after `unmap()`. */
+  readonly buffer: ArrayBuffer;
+  /** The address of its first byte in this process; 0 after `unmap()`. */
+  readonly address: number;
+  readonly length: number;
+  readonly poisoned: boolean;
+  /** Detach every view, then unmap; a second call does nothing. */
+  unmap(): void;
+}
+
+export interface VduseDeviceConfig {
+  readonly name: string;
+  readonly vendorId: number;
+  readonly deviceId: number;
+  readonly features: bigint;
+  readonly vqNum: number;
+  readonly vqAlign: number;
+  readonly config: Uint8Array;
+}
+
+export interface VduseVqInfo {
+  readonly num: number;
+  readonly desc: bigint;
+  readonly driver: bigint;
+  readonly device: bigint;
+  /** The state union: `u16[0]` is avail_index (split); all four are the packed state. */
+  readonly state: readonly [number, number, number, number];
+  readonly ready: boolean;
+}
+
+export interface IotlbEntry {
+  readonly fd: OwnedFd;
+  readonly offset: bigint;
+  readonly start: bigint;
+  readonly last: bigint;
+  /** 1 read-only, 2 write-only, 3 read-write (the driver's promise of what we may do). */
+  readonly perm: number;
+}
+
+export interface VdpaDevice {
+  readonly name: string;
+  readonly mgmtdev: string;
+  readonly deviceId: number;
+  readonly vendorId: number;
+  readonly maxVqs: number;
+  readonly maxVqSize: number;
+}
+
+export interface VdpaManagementDevice {
+  readonly name: string;
+  readonly supportedClasses: bigint;
+}
+
+/** Calls `onReady` each time the descriptor is readable, after `rearm()`; keeps no libuv thread. */
+export interface FdWatcher {
+  /** Ask for the next event (one shot: none comes before this call). */
+  rearm(): void;
+  /** Stop; the descriptor itself stays open. */
+  close(): void;
+  /** Don't keep the process alive for this watcher alone. */
+  unref(): void;
+}
+
+export interface IoUring {
+  readonly ring: OwnedFd;
+  readonly sqEntries: number;
+  readonly cqEntries: number;
+  readonly features: number;
+  /** Offsets of struct io_sqring_offsets: head, tail, ring_mask, ring_entries, flags, dropped, array. */
+  readonly sqOff: readonly number[];
+  /** Offsets of struct io_cqring_offsets: head, tail, ring_mask, ring_entries, overflow, cqes, flags. */
+  readonly cqOff: readonly number[];
+}
+
+/** A pool of native threads that runs rows of an `IoTable` (see io-table.ts). */
+export interface IoPool {
+  /** An eventfd that is readable while completions wait. */
+  readonly eventFd: number;
+  /** Copies `count` rows from `first` on, with their vectors, and queues them. */
+  submit(rows: ArrayBuffer, vectors: ArrayBuffer, first: number, count: number): void;
+  /** Fills pairs (row user word, result) and returns how many pairs; clears the eventfd when drained. */
+  reap(pairs: Int32Array): number;
+  /** Waits for what is running, ends the threads. */
+  close(): void;
+}
+
+export interface BlockDeviceInfo {
+  readonly size: number;
+  readonly logicalBlockSize: number;
+  readonly physicalBlockSize: number;
+  readonly readOnly: boolean;
+}
+
+export interface ReceivedMessage {
+  /** 0 at the end of the stream. */
+  readonly bytes: number;
+  readonly fds: readonly OwnedFd[];
+  /** The kernel cut the ancillary data (more descriptors than allowed came). */
+  readonly truncated: boolean;
+}
+
+export interface Addon {
+  // --- descriptors and memory
+  /** `initial` 0 … 2^32-1; always EFD_CLOEXEC | EFD_NONBLOCK. */
+  eventfd(initial: number): OwnedFd;
+  /** Adds 1. EAGAIN (counter full) counts as done. */
+  eventfdSignal(fd: number): void;
+  /** Returns the count, 0 when it would block. */
+  eventfdRead(fd: number): number;
+  /** memfd_create(MFD_CLOEXEC) and ftruncate. */
+  memfd(name: string, length: number): OwnedFd;
+  /** dup with FD_CLOEXEC. */
+  duplicate(fd: number): OwnedFd;
+  /** Takes ownership of a number. */
+  adopt(fd: number): OwnedFd;
+  setNonblocking(fd: number, on: boolean): void;
+  /** MAP_SHARED. `offset` must be a multiple of the page size; `length` is rounded up to pages by the kernel. */
+  mmap(fd: number, length: number, offset: number, writable: boolean): Mapping;
+  /** Private anonymous zeroed pages, page aligned. */
+  allocate(length: number): Mapping;
+  /** One u32: how many SIGBUS the handler has absorbed in this process. */
+  sigbusCounter(): ArrayBuffer;
+  pageSize(): number;
+
+  // --- polling
+  /** One epoll thread for a whole environment. */
+  watch(fd: number, onReady: () => void): FdWatcher;
+
+  // --- VDUSE (linux/vduse.h)
+  vduseGetApiVersion(control: number): bigint;
+  vduseSetApiVersion(control: number, version: bigint): void;
+  vduseCreateDevice(control: number, config: VduseDeviceConfig): void;
+  vduseDestroyDevice(control: number, name: string): void;
+  vduseIotlbGetFd(device: number, start: bigint, last: bigint): IotlbEntry;
+  vduseGetFeatures(device: number): bigint;
+  vduseSetConfig(device: number, offset: number, bytes: Uint8Array): void;
+  vduseInjectConfigIrq(device: number): void;
+  vduseVqSetup(device: number, index: number, maxSize: number): void;
+  vduseVqGetInfo(device: number, index: number): VduseVqInfo;
+  /** `eventFd` -1 takes it away. */
+  vduseVqSetKickFd(device: number, index: number, eventFd: number): void;
+  vduseVqInjectIrq(device: number, index: number): void;
+
+  // --- vDPA generic netlink; each runs on a thread of its own, never on libuv's pool
+  vdpaDeviceAdd(name: string, mgmtdev: string): Promise<void>;
+  vdpaDeviceDelete(name: string): Promise<void>;
+  vdpaDeviceList(): Promise<VdpaDevice[]>;
+  vdpaManagementDevices(): Promise<VdpaManagementDevice[]>;
+
+  // --- files
+  /** fallocate(2): mode bits as in linux/falloc.h. */
+  fallocate(fd: number, mode: number, offset: number, length: number): void;
+  /** F_OFD_SETLK over the whole file; false when another open file holds it. */
+  lockFile(fd: number, exclusive: boolean): boolean;
+  blockDeviceInfo(fd: number): BlockDeviceInfo;
+  /** statx STATX_DIOALIGN: [memory, offset], or undefined where the file system does not say. */
+  directIoAlignment(fd: number): readonly [number, number] | undefined;
+
+  // --- the engine
+  /** Runs rows at once, in order, on this thread; results go to the rows. Stops early never. */
+  ioRun(rows: ArrayBuffer, vectors: ArrayBuffer, first: number, count: number): void;
+  ioPool(threads: number): IoPool;
+  ioUringSetup(entries: number, flags: number): IoUring;
+  /** Opcode numbers the kernel supports (IORING_REGISTER_PROBE). */
+  ioUringProbe(ring: number): number[];
+  /**
+   * Send `signals` (triples: fd, index or -1, errno out), then io_uring_enter. index -1 writes an
+   * eventfd, else VDUSE_VQ_INJECT_IRQ. `timeoutUs` -1 waits for ever (IORING_ENTER_EXT_ARG).
+   * Returns what io_uring_enter returned: submitted entries, or -errno (EINTR, ETIME, EBUSY … are
+   * the caller's to handle).
+   */
+  ioUringEnter(
+    ring: number,
+    toSubmit: number,
+    minComplete: number,
+    flags: number,
+    timeoutUs: number,
+    signals: Int32Array,
+    signalCount: number,
+  ): number;
+  /**
+   * Send `signals` as above, then ppoll `fds` (pairs: fd, revents out) for POLLIN.
+   * Returns the number ready, 0 at the time limit, -errno on failure.
+   */
+  signalAndPoll(
+    fds: Int32Array,
+    fdCount: number,
+    timeoutUs: number,
+    signals: Int32Array,
+    signalCount: number,
+  ): number;
+
+  // --- unix sockets with descriptors
+  unixListen(path: string, backlog: number): OwnedFd;
+  unixConnect(path: string): OwnedFd;
+  /** undefined when nobody waits (the listening socket is non-blocking). */
+  unixAccept(fd: number): OwnedFd | undefined;
+  /** socketpair(AF_UNIX, SOCK_STREAM). */
+  unixPair(): readonly [OwnedFd, OwnedFd];
+  /** recvmsg; undefined when it would block. At most 253 descriptors are taken. */
+  receiveMessage(fd: number, into: Uint8Array, maxFds: number): ReceivedMessage | undefined;
+  /** sendmsg of all bytes (waits while the socket is full, at most `timeoutMs`). */
+  sendMessage(fd: number, bytes: Uint8Array, fds: readonly number[], timeoutMs: number): void;
+
+  // --- keys and randomness
+  /** getrandom(2), straight from the kernel each time. */
+  getRandom(into: Uint8Array): void;
+  /** add_key("user", description, payload, KEY_SPEC_USER_KEYRING), then KEYCTL_SETPERM so that the same uid reads it by serial. */
+  addUserKey(description: string, payload: Uint8Array): number;
+  /** KEYCTL_READ. */
+  readKey(serial: number): Uint8Array;
+  /** madvise(MADV_DONTDUMP) and mlock as far as allowed, for secrets in a `Mapping`. */
+  protectSecret(mapping: Mapping): void;
+}

@@ -1,0 +1,29 @@
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import type { Addon } from './addon.ts';
+
+export type * from './addon.ts';
+export * from './io-table.ts';
+
+const require = createRequire(import.meta.url);
+
+/** Where the addon may be: an explicit path, this checkout's build, the package's prebuild. */
+function load(): Addon {
+  const given = process.env['VDUSE_ADDON'];
+  if (given) return require(given) as Addon;
+  const candidates = [
+    '../../build/Release/vduse.node',
+    `../../prebuilds/${process.platform}-${process.arch}/vduse.napi.glibc.node`,
+  ].map((path) => fileURLToPath(new URL(path, import.meta.url)));
+  const found = candidates.find((path) => existsSync(path));
+  if (found === undefined) {
+    throw new Error(
+      `vduse: no native addon for ${process.platform}-${process.arch}: none of ${candidates.join(', ')} exists (build it with: npm run build:native)`,
+    );
+  }
+  return require(found) as Addon;
+}
+
+/** The loaded addon; loading fails with an error that names the build command. */
+export const native: Addon = load();

@@ -1,0 +1,201 @@
+import type { Addon, Mapping } from './addon.ts';
+
+/** What a row asks for. The numbers are shared with native/io.cc. */
+export const IoKind = { Read: 0, Write: 1, Sync: 2, Allocate: 3 } as const;
+export type IoKind = (typeof IoKind)[keyof typeof IoKind];
+
+/** fallocate(2) modes (linux/falloc.h). */
+export const FALLOC_FL_KEEP_SIZE = 1;
+export const FALLOC_FL_PUNCH_HOLE = 2;
+export const FALLOC_FL_ZERO_RANGE = 16;
+
+/** preadv2(2) flag: fail with EAGAIN rather than wait for the disk. */
+export const RWF_NOWAIT = 8;
+
+/** Row flags. */
+export const IoFlag = {
+  /** The operation may wait for a device: never run it on the thread that drives queues. */
+  MayBlock: 1,
+} as const;
+
+/**
+ * Struct io_row of native/io.cc, 64 bytes, little-endian:
+ * u32 kind@0, i32 fd@4, u64 offset@8, u64 length@16, u32 firstVector@24, u32 vectorCount@28,
+ * u32 rwFlags@32, i32 result@36, u32 user@40, u32 mode@44, u32 owner@48, u32 token@52, u32 flags@56, u32 pad.
+ * `user` is the engine's own word (it comes back from the pool); `owner` and `token` are the submitter's.
+ */
+export const ROW_BYTES = 64;
+export const ROW_WORDS = ROW_BYTES / 4;
+/** Struct iovec: u64 base, u64 length. */
+export const VECTOR_WORDS = 4;
+
+export const ROW = {
+  kind: 0,
+  fd: 1,
+  offset: 2,
+  length: 4,
+  firstVector: 6,
+  vectorCount: 7,
+  rwFlags: 8,
+  result: 9,
+  user: 10,
+  mode: 11,
+  owner: 12,
+  token: 13,
+  flags: 14,
+} as const;
+
+const TWO_32 = 2 ** 32;
+
+/** Memory that an I/O may read or write: bytes for JavaScript, their address for the kernel. */
+export interface Memory {
+  readonly u8: Uint8Array;
+  /** Where `u8[0]` lies in this process. */
+  readonly address: number;
+}
+
+/** Who pushed a row, and is told of its end. */
+export interface RowOwner {
+  /** `result` is the byte count (reads, writes), 0, or -errno. */
+  rowCompleted(token: number, result: number): void;
+}
+
+/**
+ * The engine as a store sees it: a table to push rows to, and a number under which completions come
+ * back. The engine submits what is in the table at the end of its turn.
+ */
+export interface IoPort {
+  readonly table: IoTable;
+  register(owner: RowOwner): number;
+  unregister(owner: number): void;
+  /** Complete `token` with 0 after at least `microseconds`. */
+  after(owner: number, token: number, microseconds: number): void;
+}
+
+/**
+ * The table through which work reaches the kernel: rows and their I/O vectors, both in memory that
+ * native code reads in place. It grows by doubling and is emptied after each batch, so in the
+ * steady state it allocates nothing.
+ */
+export class IoTable {
+  readonly #addon: Addon;
+  #rowMemory: Mapping;
+  #vectorMemory: Mapping;
+  #rows: Int32Array;
+  #vectors: Uint32Array;
+  #rowCapacity: number;
+  #vectorCapacity: number;
+  /** Rows in the table. */
+  count = 0;
+  #vectorCount = 0;
+
+  constructor(addon: Addon, rowCapacity = 64, vectorCapacity = 256) {
+    this.#addon = addon;
+    this.#rowCapacity = rowCapacity;
+    this.#vectorCapacity = vectorCapacity;
+    this.#rowMemory = addon.allocate(rowCapacity * ROW_BYTES);
+    this.#vectorMemory = addon.allocate(vectorCapacity * 16);
+    this.#rows = new Int32Array(this.#rowMemory.buffer);
+    this.#vectors = new Uint32Array(this.#vectorMemory.buffer);
+  }
+
+  /** The rows as 32-bit words (ROW gives the fields); valid until the next `push`. */
+  get rows(): Int32Array {
+    return this.#rows;
+  }
+
+  get rowBuffer(): ArrayBuffer {
+    return this.#rowMemory.buffer;
+  }
+
+  get vectorBuffer(): ArrayBuffer {
+    return this.#vectorMemory.buffer;
+  }
+
+  /** The address of the first I/O vector, for SQEs. */
+  get vectorAddress(): number {
+    return this.#vectorMemory.address;
+  }
+
+  /**
+   * Add a row; the vectors of a read or write follow through `addVector`.
+   * `offset` and `length` are in bytes and at most 2^53-1. Returns the row's index.
+   */
+  push(
+    owner: number,
+    token: number,
+    kind: IoKind,
+    fd: number,
+    offset: number,
+    length: number,
+    mode: number,
+    flags: number,
+  ): number {
+    if (this.count === this.#rowCapacity) this.#growRows();
+    const index = this.count++;
+    const rows = this.#rows;
+    const at = index * ROW_WORDS;
+    rows[at + ROW.kind] = kind;
+    rows[at + ROW.fd] = fd;
+    rows[at + ROW.offset] = offset;
+    rows[at + ROW.offset + 1] = offset / TWO_32;
+    rows[at + ROW.length] = length;
+    rows[at + ROW.length + 1] = length / TWO_32;
+    rows[at + ROW.firstVector] = this.#vectorCount;
+    rows[at + ROW.vectorCount] = 0;
+    rows[at + ROW.rwFlags] = 0;
+    rows[at + ROW.result] = 0;
+    rows[at + ROW.user] = 0;
+    rows[at + ROW.mode] = mode;
+    rows[at + ROW.owner] = owner;
+    rows[at + ROW.token] = token;
+    rows[at + ROW.flags] = flags;
+    return index;
+  }
+
+  /** Add `length` bytes at `offset` of `memory` to the newest row. */
+  addVector(memory: Memory, offset: number, length: number): void {
+    if (this.#vectorCount === this.#vectorCapacity) this.#growVectors();
+    const address = memory.address + offset;
+    const vectors = this.#vectors;
+    const at = this.#vectorCount++ * VECTOR_WORDS;
+    vectors[at] = address;
+    vectors[at + 1] = address / TWO_32;
+    vectors[at + 2] = length;
+    vectors[at + 3] = 0;
+    const count = (this.count - 1) * ROW_WORDS + ROW.vectorCount;
+    this.#rows[count] = this.#rows[count]! + 1;
+  }
+
+  /** Forget all rows (their memory stays). */
+  clear(): void {
+    this.count = 0;
+    this.#vectorCount = 0;
+  }
+
+  /** Free the memory; the table is unusable afterwards. */
+  close(): void {
+    this.#rowMemory.unmap();
+    this.#vectorMemory.unmap();
+  }
+
+  #growRows(): void {
+    this.#rowCapacity *= 2;
+    const memory = this.#addon.allocate(this.#rowCapacity * ROW_BYTES);
+    const rows = new Int32Array(memory.buffer);
+    rows.set(this.#rows);
+    this.#rowMemory.unmap();
+    this.#rowMemory = memory;
+    this.#rows = rows;
+  }
+
+  #growVectors(): void {
+    this.#vectorCapacity *= 2;
+    const memory = this.#addon.allocate(this.#vectorCapacity * 16);
+    const vectors = new Uint32Array(memory.buffer);
+    vectors.set(this.#vectors);
+    this.#vectorMemory.unmap();
+    this.#vectorMemory = memory;
+    this.#vectors = vectors;
+  }
+}

@@ -1,0 +1,86 @@
+import type { MemoryRegion } from './guest-memory.ts';
+
+/** The most descriptors a chain may have, whatever the table it stands in (as other back ends). */
+export const MAX_CHAIN = 1024;
+
+/**
+ * The scratch record of one descriptor chain: its segments in order, readable ones first. A
+ * descriptor that crosses two memory regions becomes two segments; one of length zero becomes none.
+ * One instance serves a queue for its whole life.
+ */
+export class Chain {
+  /** Identifies the chain to its queue. */
+  head = 0;
+  /** All segments. */
+  count = 0;
+  /** Segments the device may read: [0, readable). The others it may write: [readable, count). */
+  readable = 0;
+  /** Bytes in the readable segments. */
+  readableBytes = 0;
+  /** Bytes in the writable segments. */
+  writableBytes = 0;
+  readonly regions: MemoryRegion[] = [];
+  /** Offset of each segment in its region. */
+  readonly offsets: number[] = [];
+  /** Bytes in each segment, never 0. */
+  readonly lengths: number[] = [];
+
+  reset(head: number): void {
+    this.head = head;
+    this.count = 0;
+    this.readable = 0;
+    this.readableBytes = 0;
+    this.writableBytes = 0;
+  }
+
+  /** Add a segment; all readable ones before the first writable one. */
+  add(region: MemoryRegion, offset: number, length: number, writable: boolean): void {
+    const index = this.count++;
+    this.regions[index] = region;
+    this.offsets[index] = offset;
+    this.lengths[index] = length;
+    if (writable) {
+      this.writableBytes += length;
+    } else {
+      this.readable = this.count;
+      this.readableBytes += length;
+    }
+  }
+
+  /** Copy `length` bytes from byte `from` of the readable part into `into` at `at`; returns bytes copied. */
+  copyOut(from: number, into: Uint8Array, at: number, length: number): number {
+    return this.#copy(0, this.readable, from, length, (region, offset, bytes, done) => {
+      into.set(region.u8.subarray(offset, offset + bytes), at + done);
+    });
+  }
+
+  /** Copy `length` bytes of `source` from `at` to byte `to` of the writable part; returns bytes copied. */
+  copyIn(to: number, source: Uint8Array, at: number, length: number): number {
+    return this.#copy(this.readable, this.count, to, length, (region, offset, bytes, done) => {
+      region.u8.set(source.subarray(at + done, at + done + bytes), offset);
+    });
+  }
+
+  #copy(
+    first: number,
+    end: number,
+    skip: number,
+    length: number,
+    move: (region: MemoryRegion, offset: number, bytes: number, done: number) => void,
+  ): number {
+    let done = 0;
+    let toSkip = skip;
+    for (let i = first; i < end && done < length; i++) {
+      const have = this.lengths[i]!;
+      if (toSkip >= have) {
+        toSkip -= have;
+        continue;
+      }
+      const bytes = Math.min(have - toSkip, length - done);
+      move(this.regions[i]!, this.offsets[i]! + toSkip, bytes, done);
+      toSkip = 0;
+      done += bytes;
+    }
+    return done;
+  }
+}

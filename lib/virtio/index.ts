@@ -1,0 +1,3 @@
+export * from './chain.ts';
+export * from './guest-memory.ts';
+export * from './virtqueue.ts';
