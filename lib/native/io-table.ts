@@ -88,6 +88,8 @@ export class IoTable {
   /** Rows in the table. */
   count = 0;
   #vectorCount = 0;
+  /** Memory that was outgrown: the kernel may still be told of its addresses until `clear`. */
+  readonly #outgrown: Mapping[] = [];
 
   constructor(addon: Addon, rowCapacity = 64, vectorCapacity = 256) {
     this.#addon = addon;
@@ -171,10 +173,12 @@ export class IoTable {
   clear(): void {
     this.count = 0;
     this.#vectorCount = 0;
+    while (this.#outgrown.length > 0) this.#outgrown.pop()!.unmap();
   }
 
   /** Free the memory; the table is unusable afterwards. */
   close(): void {
+    this.clear();
     this.#rowMemory.unmap();
     this.#vectorMemory.unmap();
   }
@@ -184,7 +188,7 @@ export class IoTable {
     const memory = this.#addon.allocate(this.#rowCapacity * ROW_BYTES);
     const rows = new Int32Array(memory.buffer);
     rows.set(this.#rows);
-    this.#rowMemory.unmap();
+    this.#outgrown.push(this.#rowMemory);
     this.#rowMemory = memory;
     this.#rows = rows;
   }
@@ -194,7 +198,7 @@ export class IoTable {
     const memory = this.#addon.allocate(this.#vectorCapacity * 16);
     const vectors = new Uint32Array(memory.buffer);
     vectors.set(this.#vectors);
-    this.#vectorMemory.unmap();
+    this.#outgrown.push(this.#vectorMemory);
     this.#vectorMemory = memory;
     this.#vectors = vectors;
   }
