@@ -2,6 +2,8 @@ import type { MemoryRegion } from './guest-memory.ts';
 
 /** The most descriptors a chain may have, whatever the table it stands in (as other back ends). */
 export const MAX_CHAIN = 1024;
+/** The most segments, however many regions its descriptors cross. */
+export const MAX_SEGMENTS = 4 * MAX_CHAIN;
 
 /**
  * The scratch record of one descriptor chain: its segments in order, readable ones first. A

@@ -13,7 +13,7 @@ export interface MemoryRegion {
   readonly address: number;
   /** Its bytes: `u8[0]` is guest address `start`. Length 0 once unmapped. */
   readonly u8: Uint8Array;
-  /** The same bytes as little-endian words; `start` is 4-byte aligned. */
+  /** The same bytes as little-endian words, counted from `start` (which need not be aligned). */
   readonly u16: Uint16Array;
   readonly u32: Uint32Array;
 }
@@ -35,7 +35,7 @@ export class GuestMemory {
     return this.#regions;
   }
 
-  /** The region that holds `address`, or undefined. */
+  /** The region that holds `address`, or undefined. Throws what `resolve` throws. */
   find(address: number): MemoryRegion | undefined {
     const last = this.#last;
     if (last !== undefined && address >= last.start && address - last.start < last.length) {
@@ -96,6 +96,11 @@ export class GuestMemory {
     }
     const resolved = this.#resolve?.(address);
     if (resolved !== undefined) {
+      if (address < resolved.start || address - resolved.start >= resolved.length) {
+        throw new RangeError(
+          `memory region 0x${resolved.start.toString(16)}+0x${resolved.length.toString(16)} does not hold 0x${address.toString(16)}`,
+        );
+      }
       this.add(resolved);
       this.#last = resolved;
     }

@@ -1,8 +1,8 @@
 import type { Chain } from './chain.ts';
 
 /**
- * Why a queue was stopped. A queue that is broken stays broken until the driver resets it: nothing
- * more is popped or published (virtio 1.3 §2.7: a device must not guess at a malformed ring).
+ * Why a queue was stopped. A queue that is broken stays broken until it is built anew: nothing more
+ * is popped. Chains taken before may still be completed and published, so that no answer is lost.
  */
 export interface QueueFault {
   /** One of the stable words of `FaultReason`. */
@@ -11,9 +11,12 @@ export interface QueueFault {
   readonly head: number;
   /** A number that helps: the address, the length or the index that was refused. */
   readonly detail: number;
+  /** What the memory's resolver threw, where it did. */
+  readonly cause?: unknown;
 }
 
 export type FaultReason =
+  | 'ring-layout'
   | 'ring-unmapped'
   | 'avail-index-jump'
   | 'head-out-of-range'
@@ -41,10 +44,13 @@ export type Popped = (typeof Popped)[keyof typeof Popped];
 export interface QueuePort {
   /**
    * Answer a chain: `written` bytes from its first writable byte on are valid. The used entry is
-   * staged; the queue's owner publishes.
+   * staged; the queue's owner publishes. Throws for a head that is not in flight.
    */
   complete(head: number, written: number): void;
-  /** The chain cannot be answered at all (no place for a status): mark the queue broken. */
+  /**
+   * The chain cannot be answered at all (no place for a status): mark the queue broken. The head is
+   * in flight no more.
+   */
   fail(reason: FaultReason, head: number, detail: number): void;
 }
 
@@ -63,7 +69,11 @@ export interface Virtqueue extends QueuePort {
    * `chain.head` identifies it until `complete`; it is in 0 … size-1 and unique while in flight.
    */
   pop(chain: Chain): Popped;
-  /** Make staged used entries visible to the driver; true when it wants a signal for them. */
+  /**
+   * Make staged used entries visible to the driver, all at once; true when it wants a signal for
+   * them. With event indices the first call after construction that has entries says true: where
+   * a predecessor last signalled is not known.
+   */
   publish(): boolean;
   /**
    * Ask for a kick at the next available chain. True when one became available meanwhile: then pop
@@ -72,11 +82,11 @@ export interface Virtqueue extends QueuePort {
   enableKicks(): boolean;
   /** Kicks are not needed for now. */
   disableKicks(): void;
-  /** True when a chain is available (one load, for polling). */
+  /** True when a chain is available (one load, for polling); never on a broken queue. */
   available(): boolean;
   /**
-   * Where to go on: split {avail index}; packed as the VDUSE and vhost-user words
-   * (last avail index | wrap << 15, last used index | wrap << 15). Valid when nothing is in flight.
+   * Where to go on. Valid when nothing is in flight and everything is published. On a broken queue
+   * `avail` is the position of the chain that broke it.
    */
   readonly position: QueuePosition;
 }

@@ -1,0 +1,3 @@
+export { SplitDriver } from '../virtio/split-driver.ts';
+export * from './memory-store.ts';
+export * from './mock-memory.ts';

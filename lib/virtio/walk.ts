@@ -1,0 +1,153 @@
+import { type Chain, MAX_CHAIN, MAX_SEGMENTS } from './chain.ts';
+import { Access, type GuestMemory, type MemoryRegion } from './guest-memory.ts';
+import { DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, RingFault } from './ring.ts';
+import type { FaultReason } from './virtqueue.ts';
+
+const TWO_32 = 2 ** 32;
+/** An address is refused when its upper word reaches this: from 2^53 on a number would be rounded. */
+const HIGH_LIMIT = 2 ** 21;
+/** `next` has 16 bits: no longer table can be reached (virtio 1.3 §2.7.5). */
+const MAX_TABLE = 65536;
+
+/**
+ * Turns descriptors into the segments of a `Chain`, for both ring kinds. It trusts nothing: each
+ * word of a descriptor is read once, by the caller or in `addTable`, and checked here at its use.
+ * What is wrong is thrown as a `RingFault`.
+ */
+export class ChainWalker {
+  readonly #memory: GuestMemory;
+  readonly #indirect: boolean;
+  readonly #packed: boolean;
+  /** One descriptor of a table that cannot be read in place. */
+  readonly #entry8 = new Uint8Array(DESC_BYTES);
+  readonly #entry32 = new Uint32Array(this.#entry8.buffer);
+  /** Descriptors the chain may still have. */
+  #left = 0;
+  /** A writable descriptor was seen: only such may follow. */
+  #writable = false;
+
+  constructor(memory: GuestMemory, indirect: boolean, packed: boolean) {
+    this.#memory = memory;
+    this.#indirect = indirect;
+    this.#packed = packed;
+  }
+
+  /** Begin a chain. */
+  begin(chain: Chain, head: number): void {
+    chain.reset(head);
+    this.#left = MAX_CHAIN;
+    this.#writable = false;
+  }
+
+  /** Add one descriptor of the ring: its buffer, or the table it points to. */
+  add(chain: Chain, low: number, high: number, length: number, flags: number): void {
+    if ((flags & DESC_INDIRECT) === 0) {
+      this.#addBuffer(chain, low, high, length, flags);
+      return;
+    }
+    if (!this.#indirect) throw new RingFault('indirect-not-negotiated', flags);
+    // virtio 1.3 §2.7.5.3.1, §2.8.19: never both. The WRITE flag is ignored here (§2.7.5.3.2, §2.8.7).
+    if ((flags & DESC_NEXT) !== 0) throw new RingFault('indirect-with-next', flags);
+    this.#addTable(chain, low, high, length);
+  }
+
+  #addTable(chain: Chain, low: number, high: number, length: number): void {
+    const entries = length / DESC_BYTES;
+    if (length === 0 || length % DESC_BYTES !== 0 || entries > MAX_TABLE) {
+      throw new RingFault('indirect-length', length);
+    }
+    if (high >= HIGH_LIMIT) throw new RingFault('address-too-large', high * TWO_32 + low);
+    const address = high * TWO_32 + low;
+    const region = this.#locate(address, 'indirect-unmapped');
+    if ((region.access & Access.Read) === 0) throw new RingFault('indirect-unmapped', address);
+    const offset = address - region.start;
+    // The table may stand anywhere: read it in place where that is possible.
+    const inPlace = length <= region.length - offset && offset % 4 === 0;
+    const base = offset / 4;
+    let index = 0;
+    for (;;) {
+      let words = region.u32;
+      let at = base + index * 4;
+      if (!inPlace) {
+        this.#gather(address + index * DESC_BYTES);
+        words = this.#entry32;
+        at = 0;
+      }
+      const bufferLow = words[at];
+      const bufferHigh = words[at + 1]!;
+      const bufferLength = words[at + 2]!;
+      const last = words[at + 3]!;
+      if (bufferLow === undefined) throw new RingFault('memory-vanished', address);
+      if (this.#packed) {
+        // virtio 1.3 §2.8.7: entries follow one another, WRITE is the only flag and the others
+        // are ignored.
+        this.#addBuffer(chain, bufferLow, bufferHigh, bufferLength, last >>> 16);
+        if (++index === entries) return;
+      } else {
+        // virtio 1.3 §2.7.5.3.1: one level of tables.
+        if ((last & DESC_INDIRECT) !== 0) throw new RingFault('indirect-in-indirect', index);
+        this.#addBuffer(chain, bufferLow, bufferHigh, bufferLength, last & 0xffff);
+        if ((last & DESC_NEXT) === 0) return;
+        index = last >>> 16;
+        if (index >= entries) throw new RingFault('next-out-of-range', index);
+      }
+    }
+  }
+
+  #addBuffer(chain: Chain, low: number, high: number, length: number, flags: number): void {
+    // Bounds every loop: also one in the table (virtio 1.3 §2.7.5.1.1).
+    if (this.#left-- === 0) throw new RingFault('chain-too-long', MAX_CHAIN);
+    const writable = (flags & DESC_WRITE) !== 0;
+    if (writable) this.#writable = true;
+    // virtio 1.3 §2.7.4.2, §2.8.17: readable parts come first.
+    else if (this.#writable) throw new RingFault('readable-after-writable', chain.count);
+    if (length === 0) return;
+    if (high >= HIGH_LIMIT) throw new RingFault('address-too-large', high * TWO_32 + low);
+    let address = high * TWO_32 + low;
+    let left = length;
+    for (;;) {
+      const region = this.#locate(address, 'buffer-unmapped');
+      if ((region.access & (writable ? Access.Write : Access.Read)) === 0) {
+        throw new RingFault(writable ? 'buffer-not-writable' : 'buffer-not-readable', address);
+      }
+      // Hostile memory regions may be tiny: so many segments are enough for anybody.
+      if (chain.count === MAX_SEGMENTS) throw new RingFault('chain-too-long', chain.count);
+      const offset = address - region.start;
+      const here = region.length - offset;
+      if (left <= here) {
+        chain.add(region, offset, left, writable);
+        return;
+      }
+      chain.add(region, offset, here, writable);
+      address += here;
+      left -= here;
+    }
+  }
+
+  /** Copy the descriptor at `address`, which may cross regions, into the scratch entry. */
+  #gather(address: number): void {
+    let done = 0;
+    while (done < DESC_BYTES) {
+      const region = this.#locate(address + done, 'indirect-unmapped');
+      if ((region.access & Access.Read) === 0) {
+        throw new RingFault('indirect-unmapped', address + done);
+      }
+      const offset = address + done - region.start;
+      const bytes = Math.min(DESC_BYTES - done, region.length - offset);
+      for (let i = 0; i < bytes; i++) this.#entry8[done + i] = region.u8[offset + i]!;
+      done += bytes;
+    }
+  }
+
+  /** The region that holds `address`. A resolver that throws is a fault like a miss. */
+  #locate(address: number, reason: FaultReason): MemoryRegion {
+    let region: MemoryRegion | undefined;
+    try {
+      region = this.#memory.find(address);
+    } catch (cause) {
+      throw new RingFault(reason, address, { cause });
+    }
+    if (region === undefined) throw new RingFault(reason, address);
+    return region;
+  }
+}
