@@ -106,6 +106,11 @@ export class IoTable {
     return this.#rows;
   }
 
+  /** The vectors as 32-bit words (VECTOR_WORDS each); valid until the next `addVector`. */
+  get vectors(): Uint32Array {
+    return this.#vectors;
+  }
+
   get rowBuffer(): ArrayBuffer {
     return this.#rowMemory.buffer;
   }

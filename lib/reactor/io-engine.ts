@@ -1,0 +1,240 @@
+import type { Addon, IoPort, RowOwner } from '../native/index.ts';
+import { IoFlag, IoKind, IoTable, ROW, ROW_WORDS, RWF_NOWAIT } from '../native/index.ts';
+
+/** errno values the routing looks at (negative, as results carry them). */
+export const EAGAIN = -11;
+const EOPNOTSUPP = -95;
+
+/** Rows that were run on this thread carry this in `user`; rows handed out carry their slot + 1. */
+const RAN_HERE = 0;
+
+/** The most bytes one buffered write may have to be copied on this thread (dirty throttling waits). */
+const SYNC_WRITE_LIMIT = 1 << 20;
+
+/** How reads and writes of a page-cached file are run; `auto` is what measures best. */
+export type IoPolicy = 'auto' | 'async' | 'sync';
+
+/** What a wait told of: a watched descriptor is readable. `key` is the caller's. */
+export type EventHandler = (key: number) => void;
+
+/**
+ * The I/O half of a reactor. Rows pushed to the table are routed at `submit`: cached reads in one
+ * native RWF_NOWAIT batch, buffered writes in one batch, everything that may wait for a device to
+ * the kernel's own queue (or a pool). `wait` is the one place where the thread sleeps.
+ */
+export abstract class IoEngine implements IoPort {
+  readonly table: IoTable;
+  /** Operations handed out and not yet completed. */
+  inFlight = 0;
+  protected readonly addon: Addon;
+  /** Signals to send with the next kernel entry: triples fd, index (-1: eventfd), errno out. */
+  protected signals = new Int32Array(3 * 64);
+  protected signalCount = 0;
+  readonly #policy: IoPolicy;
+  readonly #owners: (RowOwner | undefined)[] = [];
+  readonly #freeOwners: number[] = [];
+  /** Files whose file system refuses RWF_NOWAIT (tmpfs): their pages are always in memory. */
+  readonly #withoutNowait = new Set<number>();
+  readonly #timers: { due: number; owner: number; token: number }[] = [];
+  /** Per handed-out operation: whose it is. Slots are reused through a free list. */
+  #slotOwner = new Int32Array(256);
+  #slotToken = new Int32Array(256);
+  readonly #freeSlots: number[] = [];
+  #slots = 0;
+  #routed = 0;
+
+  protected constructor(addon: Addon, policy: IoPolicy) {
+    this.addon = addon;
+    this.#policy = policy;
+    this.table = new IoTable(addon);
+  }
+
+  /** What the ready line and `doctor` call it. */
+  abstract readonly name: 'io_uring' | 'pool';
+
+  /** Report `key` each time `fd` becomes readable, until `unwatch`. */
+  abstract watch(fd: number, key: number): void;
+  abstract unwatch(key: number): void;
+
+  /**
+   * Send pending signals and hand out what is queued; then, unless `timeoutUs` is 0, wait for an
+   * event or completion at most that long (-1: for ever). Completions and events are delivered
+   * before it returns.
+   */
+  abstract wait(timeoutUs: number, onEvent: EventHandler): void;
+
+  /** True when something waits to be delivered (one load, for polling). */
+  abstract ready(): boolean;
+
+  abstract close(): void;
+
+  /** Hand a row to the kernel or the pool; `slot` comes back with its completion. */
+  protected abstract start(row: number, slot: number): void;
+
+  register(owner: RowOwner): number {
+    const index = this.#freeOwners.pop() ?? this.#owners.length;
+    this.#owners[index] = owner;
+    return index;
+  }
+
+  /** The owner must have nothing in flight. */
+  unregister(owner: number): void {
+    this.#owners[owner] = undefined;
+    this.#freeOwners.push(owner);
+  }
+
+  after(owner: number, token: number, microseconds: number): void {
+    this.#timers.push({ due: performance.now() + microseconds / 1000, owner, token });
+    this.#timers.sort((a, b) => b.due - a.due);
+  }
+
+  /** Forget what was learnt of a descriptor that is about to be closed. */
+  forgetFile(fd: number): void {
+    this.#withoutNowait.delete(fd);
+  }
+
+  /** Send a signal with the next kernel entry. `index` -1: add 1 to the eventfd `fd`. */
+  signal(fd: number, index: number): void {
+    if (this.signalCount * 3 === this.signals.length) {
+      const grown = new Int32Array(this.signals.length * 2);
+      grown.set(this.signals);
+      this.signals = grown;
+    }
+    const at = this.signalCount++ * 3;
+    this.signals[at] = fd;
+    this.signals[at + 1] = index;
+    this.signals[at + 2] = 0;
+  }
+
+  /** Called by `wait` with each signal the kernel refused. */
+  onSignalRefused: ((fd: number, index: number, errno: number) => void) | undefined;
+
+  /** Route all rows pushed since the last call, those pushed by completions meanwhile included. */
+  submit(): void {
+    while (this.#routed < this.table.count) {
+      const first = this.#routed;
+      const end = this.table.count;
+      this.#routed = end;
+      this.#route(first, end);
+    }
+  }
+
+  /** Empty the table; only when no row of it is still to be read by the kernel. */
+  protected clearTable(): void {
+    this.table.clear();
+    this.#routed = 0;
+  }
+
+  /** Deliver the end of the operation in `slot`. */
+  protected finish(slot: number, result: number): void {
+    const owner = this.#slotOwner[slot]!;
+    const token = this.#slotToken[slot]!;
+    this.#freeSlots.push(slot);
+    this.inFlight--;
+    this.#owners[owner]!.rowCompleted(token, result);
+  }
+
+  /** After a kernel entry: report refused signals, forget all. */
+  protected signalsSent(): void {
+    for (let i = 0; i < this.signalCount; i++) {
+      const errno = this.signals[i * 3 + 2]!;
+      if (errno !== 0) {
+        this.onSignalRefused?.(this.signals[i * 3]!, this.signals[i * 3 + 1]!, errno);
+      }
+    }
+    this.signalCount = 0;
+  }
+
+  /** The time limit of a wait, shortened to the next timer. */
+  protected boundedTimeout(timeoutUs: number): number {
+    const next = this.#timers.at(-1);
+    if (next === undefined) return timeoutUs;
+    const left = Math.max(1, Math.ceil((next.due - performance.now()) * 1000));
+    return timeoutUs < 0 ? left : Math.min(timeoutUs, left);
+  }
+
+  protected fireTimers(): void {
+    while (this.#timers.length > 0 && this.#timers.at(-1)!.due <= performance.now()) {
+      const timer = this.#timers.pop()!;
+      this.#owners[timer.owner]?.rowCompleted(timer.token, 0);
+    }
+  }
+
+  #route(first: number, end: number): void {
+    let runFrom = -1;
+    for (let row = first; row < end; row++) {
+      if (this.#runsHere(row)) {
+        if (runFrom < 0) runFrom = row;
+        continue;
+      }
+      if (runFrom >= 0) this.#run(runFrom, row - runFrom);
+      runFrom = -1;
+      this.#handOut(row);
+    }
+    if (runFrom >= 0) this.#run(runFrom, end - runFrom);
+    for (let row = first; row < end; row++) {
+      if (this.table.rows[row * ROW_WORDS + ROW.user] === RAN_HERE) this.#ranHere(row);
+    }
+  }
+
+  #run(first: number, count: number): void {
+    this.addon.ioRun(this.table.rowBuffer, this.table.vectorBuffer, first, count);
+  }
+
+  /** Decide where a row runs; sets its rwFlags. */
+  #runsHere(row: number): boolean {
+    const rows = this.table.rows;
+    const at = row * ROW_WORDS;
+    const kind = rows[at + ROW.kind]!;
+    if (kind > IoKind.Write || (rows[at + ROW.flags]! & IoFlag.MayBlock) !== 0) return false;
+    if (this.#policy === 'async') return false;
+    if (kind === IoKind.Read && this.#policy === 'auto') {
+      if (!this.#withoutNowait.has(rows[at + ROW.fd]!)) rows[at + ROW.rwFlags] = RWF_NOWAIT;
+      return true;
+    }
+    return kind === IoKind.Read || rows[at + ROW.length]! >>> 0 <= SYNC_WRITE_LIMIT;
+  }
+
+  #handOut(row: number): void {
+    const slot = this.#freeSlots.pop() ?? this.#newSlot();
+    const rows = this.table.rows;
+    const at = row * ROW_WORDS;
+    this.#slotOwner[slot] = rows[at + ROW.owner]!;
+    this.#slotToken[slot] = rows[at + ROW.token]!;
+    rows[at + ROW.user] = slot + 1;
+    this.inFlight++;
+    this.start(row, slot);
+  }
+
+  #ranHere(row: number): void {
+    let at = row * ROW_WORDS;
+    let rows = this.table.rows;
+    let result = rows[at + ROW.result]!;
+    if (rows[at + ROW.rwFlags] === RWF_NOWAIT && result !== rows[at + ROW.length]) {
+      rows[at + ROW.rwFlags] = 0;
+      if (result !== EOPNOTSUPP) {
+        // Not (wholly) in the page cache: the kernel's own queue waits for the disk.
+        this.#handOut(row);
+        return;
+      }
+      this.#withoutNowait.add(rows[at + ROW.fd]!);
+      this.#run(row, 1);
+      at = row * ROW_WORDS;
+      rows = this.table.rows;
+      result = rows[at + ROW.result]!;
+    }
+    this.#owners[rows[at + ROW.owner]!]!.rowCompleted(rows[at + ROW.token]!, result);
+  }
+
+  #newSlot(): number {
+    if (this.#slots === this.#slotOwner.length) {
+      const owners = new Int32Array(this.#slots * 2);
+      owners.set(this.#slotOwner);
+      this.#slotOwner = owners;
+      const tokens = new Int32Array(this.#slots * 2);
+      tokens.set(this.#slotToken);
+      this.#slotToken = tokens;
+    }
+    return this.#slots++;
+  }
+}

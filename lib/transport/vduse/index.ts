@@ -1,0 +1,4 @@
+export * from './control.ts';
+export * from './device.ts';
+export * from './errors.ts';
+export * from './iotlb.ts';
