@@ -1,0 +1,3 @@
+export * from './holders.ts';
+export * from './sysfs.ts';
+export * from './vdpa.ts';
