@@ -1,5 +1,8 @@
 import type { Memory } from '../native/index.ts';
 
+/** Tokens are 0 … MAX_TOKENS - 1: the heads of the largest ring, so per-token state fits in arrays. */
+export const MAX_TOKENS = 1024;
+
 /**
  * Where bytes live. One asynchronous interface: begin an operation under a token, be told through
  * the sink that the token completed. A token may be used again once it has completed.
@@ -8,6 +11,11 @@ import type { Memory } from '../native/index.ts';
  *
  *     store.read(token, offset, length);
  *     store.addMemory(region, at, bytes);   // as often as needed; the pieces sum up to `length`
+ *
+ * `length` is never 0, so the piece that completes the sum ends the operation's description: a store
+ * that must see all pieces first (alignment, private buffers) acts there. No other operation may be
+ * begun in between. The completion may come from within that last call (or from within `flush`,
+ * `discard`, `writeZeroes`), so the caller's state must be in order before it.
  *
  * Nothing is allocated per operation on the file-descriptor path. Operations begun in one turn of
  * the engine are submitted together at its end; memory must stay valid until completion.
@@ -43,7 +51,14 @@ export interface StoreInfo {
   readonly discard: boolean;
 }
 
-/** Told when an operation ends. `result` is the byte count (reads, writes), 0, or -errno. */
+/**
+ * Told when an operation ends. `result` is the byte count (reads, writes), 0, or -errno.
+ * A count below the length asked for is a failure too, and says how much of it is valid; a file that
+ * was cut short under us reads like that.
+ */
 export interface StoreSink {
   completed(token: number, result: number): void;
 }
+
+/** How a store is made for whoever will be told of its completions; what filters are built from. */
+export type StoreFactory = (sink: StoreSink) => Store;

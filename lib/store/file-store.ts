@@ -1,0 +1,210 @@
+import {
+  FALLOC_FL_KEEP_SIZE,
+  FALLOC_FL_PUNCH_HOLE,
+  FALLOC_FL_ZERO_RANGE,
+  IoFlag,
+  IoKind,
+  type IoPort,
+  type Memory,
+  type RowOwner,
+} from '../native/io-table.ts';
+import { DirectTransfer } from './direct-transfer.ts';
+import { Errno } from './errno.ts';
+import { MAX_TOKENS, type Store, type StoreInfo, type StoreSink } from './store.ts';
+import { ZeroFill } from './zero-fill.ts';
+
+/** An open image as a reactor gets it: a plain object that `postMessage` carries. */
+export interface FileTarget {
+  /** Shared by all stores of an image; owned by whoever opened it. */
+  readonly fd: number;
+  readonly info: StoreInfo;
+  /** Opened with O_DIRECT. */
+  readonly direct: boolean;
+  /** Reads and writes may wait for a device or a network: never run them on a reactor. */
+  readonly mayBlock: boolean;
+  /** Ranges given to fallocate must be multiples of this (a block device's logical block, else 1). */
+  readonly allocationUnit: number;
+  /**
+   * One word in shared memory: the errno of the first sync that failed, else 0. The kernel tells of
+   * lost write-back once per open file and then calls the pages clean, so a later sync that succeeds
+   * proves nothing: every flush of the image fails from then on.
+   */
+  readonly syncFailure: Int32Array;
+}
+
+const MODE_PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+const MODE_ZERO = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+
+/** What a token's row means when it comes back. Plain reads and writes are 0 and touch no state. */
+const State = { Transfer: 0, Sync: 1, Discard: 2, Punch: 3, ZeroRange: 4, Fill: 5 } as const;
+
+/** A regular file or block device, through the engine's rows. One instance serves one queue. */
+export class FileStore implements Store, RowOwner {
+  readonly info: StoreInfo;
+  readonly #port: IoPort;
+  readonly #sink: StoreSink;
+  readonly #fd: number;
+  readonly #flags: number;
+  readonly #allocationUnit: number;
+  readonly #syncFailure: Int32Array;
+  readonly #owner: number;
+  readonly #direct: DirectTransfer | undefined;
+  #zeroFill: ZeroFill | undefined;
+  readonly #state = new Uint8Array(MAX_TOKENS);
+  /** The range of a discard or zeroing, for the next way to do it; made at the first one. */
+  #ranges: Float64Array | undefined;
+  // Cleared for good when the file system says that it lacks the call.
+  #canPunch = true;
+  #canZeroRange = true;
+
+  constructor(port: IoPort, target: FileTarget, sink: StoreSink) {
+    this.info = target.info;
+    this.#port = port;
+    this.#sink = sink;
+    this.#fd = target.fd;
+    this.#flags = target.mayBlock ? IoFlag.MayBlock : 0;
+    this.#allocationUnit = target.allocationUnit;
+    this.#syncFailure = target.syncFailure;
+    this.#owner = port.register(this);
+    if (target.direct) {
+      this.#direct = new DirectTransfer(port, this.#owner, target.fd, target.info);
+    }
+  }
+
+  read(token: number, offset: number, length: number): void {
+    this.#transfer(token, IoKind.Read, offset, length);
+  }
+
+  write(token: number, offset: number, length: number): void {
+    this.#transfer(token, IoKind.Write, offset, length);
+  }
+
+  addMemory(memory: Memory, offset: number, length: number): void {
+    if (this.#direct === undefined) this.#port.table.addVector(memory, offset, length);
+    else this.#direct.addMemory(memory, offset, length);
+  }
+
+  flush(token: number): void {
+    if (this.#syncFailure[0] !== 0) {
+      this.#sink.completed(token, -this.#syncFailure[0]!);
+      return;
+    }
+    this.#state[token] = State.Sync;
+    this.#port.table.push(this.#owner, token, IoKind.Sync, this.#fd, 0, 0, 0, IoFlag.MayBlock);
+  }
+
+  /**
+   * On a block device a punched hole is a zeroing that may unmap, and one that cannot fail half-way
+   * into writing zeroes (BLKDEV_ZERO_NOFALLBACK): the only fallocate mode there that gives space back.
+   */
+  discard(token: number, offset: number, length: number): void {
+    if (!this.#canPunch || !this.#allocatable(offset, length)) this.#end(token, 0);
+    else this.#allocate(token, State.Discard, MODE_PUNCH, offset, length);
+  }
+
+  writeZeroes(token: number, offset: number, length: number, mayUnmap: boolean): void {
+    const ranges = (this.#ranges ??= new Float64Array(MAX_TOKENS * 2));
+    ranges[token * 2] = offset;
+    ranges[token * 2 + 1] = length;
+    if (!this.#allocatable(offset, length)) this.#fill(token);
+    else if (mayUnmap && this.#canPunch) {
+      this.#allocate(token, State.Punch, MODE_PUNCH, offset, length);
+    } else this.#zeroRange(token);
+  }
+
+  /** The descriptor and its lock stay with the image that was opened. */
+  close(): void {
+    this.#port.unregister(this.#owner);
+    this.#direct?.close();
+  }
+
+  rowCompleted(token: number, result: number): void {
+    const state = this.#state[token];
+    if (state === State.Transfer) {
+      const ended = this.#direct === undefined ? result : this.#direct.advance(token, result);
+      if (ended !== undefined) this.#sink.completed(token, ended);
+      return;
+    }
+    if (state === State.Sync) {
+      this.#synced(token, result);
+      return;
+    }
+    if (state === State.Fill) {
+      const ended = this.#zeroFill!.advance(token, result);
+      if (ended !== undefined) this.#end(token, ended);
+      return;
+    }
+    const lacking = result === -Errno.EOPNOTSUPP || result === -Errno.ENOSYS;
+    if (!lacking) this.#end(token, result);
+    else if (state === State.ZeroRange) {
+      this.#canZeroRange = false;
+      this.#fill(token);
+    } else {
+      this.#canPunch = false;
+      // A discard is a hint; nothing is promised of what is read afterwards.
+      if (state === State.Discard) this.#end(token, 0);
+      else this.#zeroRange(token);
+    }
+  }
+
+  #transfer(token: number, kind: IoKind, offset: number, length: number): void {
+    if (this.#direct === undefined) {
+      this.#port.table.push(this.#owner, token, kind, this.#fd, offset, length, 0, this.#flags);
+    } else {
+      this.#direct.begin(token, kind, offset, length);
+    }
+  }
+
+  #synced(token: number, result: number): void {
+    if (result < 0 && !isRetryable(-result)) {
+      Atomics.compareExchange(this.#syncFailure, 0, 0, -result);
+    }
+    const failure = this.#syncFailure[0]!;
+    this.#end(token, failure === 0 ? result : -failure);
+  }
+
+  #allocatable(offset: number, length: number): boolean {
+    return offset % this.#allocationUnit === 0 && length % this.#allocationUnit === 0;
+  }
+
+  #allocate(token: number, state: number, mode: number, offset: number, length: number): void {
+    this.#state[token] = state;
+    this.#port.table.push(
+      this.#owner,
+      token,
+      IoKind.Allocate,
+      this.#fd,
+      offset,
+      length,
+      mode,
+      IoFlag.MayBlock,
+    );
+  }
+
+  #zeroRange(token: number): void {
+    if (!this.#canZeroRange) {
+      this.#fill(token);
+      return;
+    }
+    const ranges = this.#ranges!;
+    const offset = ranges[token * 2]!;
+    this.#allocate(token, State.ZeroRange, MODE_ZERO, offset, ranges[token * 2 + 1]!);
+  }
+
+  #fill(token: number): void {
+    this.#state[token] = State.Fill;
+    this.#zeroFill ??= new ZeroFill(this.#port, this.#owner, this.#fd);
+    const ranges = this.#ranges!;
+    this.#zeroFill.begin(token, ranges[token * 2]!, ranges[token * 2 + 1]!);
+  }
+
+  #end(token: number, result: number): void {
+    this.#state[token] = State.Transfer;
+    this.#sink.completed(token, result);
+  }
+}
+
+/** The sync did not happen, so it lost nothing: the driver may ask again. */
+function isRetryable(errno: number): boolean {
+  return errno === Errno.EINTR || errno === Errno.EAGAIN || errno === Errno.ECANCELED;
+}
