@@ -1,4 +1,5 @@
 import type { GuestMemory } from './guest-memory.ts';
+import { PackedQueue } from './packed-queue.ts';
 import { SplitQueue } from './split-queue.ts';
 import type { QueueLayout, Virtqueue } from './virtqueue.ts';
 
@@ -8,5 +9,5 @@ import type { QueueLayout, Virtqueue } from './virtqueue.ts';
  * misaligned, not wholly mapped or not accessible.
  */
 export function createQueue(memory: GuestMemory, layout: QueueLayout): Virtqueue {
-  return new SplitQueue(memory, layout);
+  return layout.packed ? new PackedQueue(memory, layout) : new SplitQueue(memory, layout);
 }

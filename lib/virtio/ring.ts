@@ -1,7 +1,7 @@
 import type { Access, GuestMemory, MemoryRegion } from './guest-memory.ts';
 import type { FaultReason } from './virtqueue.ts';
 
-/** Descriptor flags, the same bits in both ring kinds (virtio 1.3 §2.7.5, §2.8.1). */
+/** Descriptor flags, the same bits in both ring kinds (virtio 1.3 §2.7.5, §2.8.3, §2.8.6, §2.8.7). */
 export const DESC_NEXT = 1;
 export const DESC_WRITE = 2;
 export const DESC_INDIRECT = 4;
@@ -20,7 +20,7 @@ export const EVENT_ENABLE = 0;
 export const EVENT_DISABLE = 1;
 export const EVENT_DESC = 2;
 
-/** The avail ring's and the used ring's suppression flag of the split ring (virtio 1.3 §2.7.7, §2.7.10). */
+/** The avail ring's and the used ring's suppression flag of the split ring (virtio 1.3 §2.7.6, §2.7.8). */
 export const AVAIL_NO_INTERRUPT = 1;
 export const USED_NO_NOTIFY = 1;
 
@@ -49,8 +49,8 @@ export class RingFault extends Error {
 }
 
 /**
- * Whether moving an index from `old` to `now` passes `event` (virtio 1.3 §2.7.10: a notification is
- * due when the entry at `event` was written). 16-bit arithmetic with wrap-around.
+ * Whether the entry at `event` is among those from `old` up to `now`: then a notification is due
+ * (virtio 1.3 §2.7.7.2, §2.7.10.1). 16-bit indices that wrap around.
  */
 export function needEvent(event: number, now: number, old: number): boolean {
   return ((now - event - 1) & 0xffff) < ((now - old) & 0xffff);

@@ -41,7 +41,7 @@ export class SplitQueue implements Virtqueue {
   /** The used ring in 16-bit words for flags, index and avail_event, in 32-bit words for its entries. */
   readonly #used16: Uint16Array;
   readonly #used32: Uint32Array;
-  /** Where avail_event and used_event stand: at the end of the *other* ring (virtio 1.3 §2.7.10). */
+  /** Where avail_event and used_event stand: each at the end of the ring its writer owns. */
   readonly #availEvent: number;
   readonly #usedEvent: number;
 
@@ -168,8 +168,8 @@ export class SplitQueue implements Virtqueue {
       return false;
     }
     this.#shownUsed = now;
-    // A sequentially consistent store: the entries before it (§2.7.13: the device publishes them
-    // first), the driver's wish after it.
+    // A sequentially consistent store: the entries are written before it (§2.7.8.2), the driver's
+    // wish is read after it.
     Atomics.store(this.#used16, INDEX, now);
     if (!this.#eventIndex) return (Atomics.load(this.#avail, FLAGS) & AVAIL_NO_INTERRUPT) === 0;
     const first = !this.#signalled;
@@ -179,7 +179,7 @@ export class SplitQueue implements Virtqueue {
 
   enableKicks(): boolean {
     if (this.#fault !== undefined || this.#used16.length === 0) return false;
-    // The store is a full fence: the driver's index is read after it (§2.7.13.4.1).
+    // The store is a full fence: the driver's index is read after it.
     if (this.#eventIndex) Atomics.store(this.#used16, this.#availEvent, this.#nextAvail);
     else Atomics.store(this.#used16, FLAGS, 0);
     return this.available();
@@ -206,7 +206,7 @@ export class SplitQueue implements Virtqueue {
     const index = Atomics.load(this.#avail, INDEX);
     const ahead = (index - this.#nextAvail) & 0xffff;
     if (ahead === 0) return false;
-    // No more than the whole ring can be available (§2.7.13.1).
+    // No more than the whole ring can be available (§2.7.13).
     if (ahead > this.size) {
       this.#break('avail-index-jump', -1, index);
       return false;
@@ -220,7 +220,7 @@ export class SplitQueue implements Virtqueue {
     const desc = this.#desc;
     walker.begin(chain, head);
     let index = head;
-    // A chain in the table can't have more descriptors than the table (§2.7.5.1.1): ends every loop.
+    // A chain in the table can't have more descriptors than the table (§2.7.5): ends every loop.
     for (let left = this.size; left > 0; left--) {
       const at = index * DESC_WORDS;
       const low = desc[at];

@@ -52,8 +52,8 @@ export class ChainWalker {
   }
 
   #addTable(chain: Chain, low: number, high: number, length: number): void {
-    const entries = length / DESC_BYTES;
-    if (length === 0 || length % DESC_BYTES !== 0 || entries > MAX_TABLE) {
+    const entries = length >>> 4;
+    if (entries === 0 || (length & 15) !== 0 || entries > MAX_TABLE) {
       throw new RingFault('indirect-length', length);
     }
     if (high >= HIGH_LIMIT) throw new RingFault('address-too-large', high * TWO_32 + low);
@@ -62,8 +62,8 @@ export class ChainWalker {
     if ((region.access & Access.Read) === 0) throw new RingFault('indirect-unmapped', address);
     const offset = address - region.start;
     // The table may stand anywhere: read it in place where that is possible.
-    const inPlace = length <= region.length - offset && offset % 4 === 0;
-    const base = offset / 4;
+    const inPlace = length <= region.length - offset && (offset & 3) === 0;
+    const base = offset >>> 2;
     let index = 0;
     for (;;) {
       let words = region.u32;
@@ -95,7 +95,7 @@ export class ChainWalker {
   }
 
   #addBuffer(chain: Chain, low: number, high: number, length: number, flags: number): void {
-    // Bounds every loop: also one in the table (virtio 1.3 §2.7.5.1.1).
+    // Bounds every loop: also one in the table (virtio 1.3 §2.7.5.2).
     if (this.#left-- === 0) throw new RingFault('chain-too-long', MAX_CHAIN);
     const writable = (flags & DESC_WRITE) !== 0;
     if (writable) this.#writable = true;
