@@ -4,6 +4,7 @@ import { type BlockOptions, encodeSerial } from './config.ts';
 import {
   BlockStatus,
   BlockType,
+  SERIAL_BYTES,
   VIRTIO_BLK_F_DISCARD,
   VIRTIO_BLK_F_FLUSH,
   VIRTIO_BLK_F_WRITE_ZEROES,
@@ -116,8 +117,8 @@ export class BlockQueueDevice implements StoreSink {
     const waiting = this.#waiting[head];
     if (waiting === Waiting.Read) {
       // Of a read cut short the first bytes are there; of one that failed none need be.
-      const whole = result === this.#lengths[head];
-      this.#finish(head, whole ? BlockStatus.Ok : BlockStatus.IoError, Math.max(0, result));
+      if (result === this.#lengths[head]) this.#finish(head, BlockStatus.Ok, result);
+      else this.#finish(head, BlockStatus.IoError, Math.max(0, result));
     } else if (waiting === Waiting.Write) {
       if (result === this.#lengths[head]) this.#settle(head);
       else this.#finish(head, BlockStatus.IoError, 0);
@@ -181,22 +182,23 @@ export class BlockQueueDevice implements StoreSink {
     else this.#finish(head, BlockStatus.Ok, 0);
   }
 
-  /** Ranges are worked on one after the other; only several of them need a record. */
+  /** Ranges are worked on one after the other: a token stands for one operation at a time. */
   #beginRanges(head: number, request: BlockRequest): void {
     const { type, rangeCount, rangeOffsets, rangeLengths, rangeUnmaps } = request;
     if (rangeCount === 0) {
       this.#finish(head, BlockStatus.Ok, 0);
       return;
     }
-    this.#jobs.set(head, {
+    const job = {
       type,
       next: 0,
       offsets: rangeOffsets.slice(0, rangeCount),
       lengths: rangeLengths.slice(0, rangeCount),
       unmaps: rangeUnmaps.slice(0, rangeCount),
-    });
+    };
+    this.#jobs.set(head, job);
     this.#waiting[head] = Waiting.Ranges;
-    this.#beginRange(head, this.#jobs.get(head)!);
+    this.#beginRange(head, job);
   }
 
   #beginRange(head: number, job: RangeJob): void {
@@ -241,5 +243,5 @@ export class BlockQueueDevice implements StoreSink {
 
 /** 20 bytes; a shorter buffer gets the beginning, as elsewhere, and a longer one nothing more. */
 function idBytes(request: BlockRequest): number {
-  return Math.min(20, request.space);
+  return Math.min(SERIAL_BYTES, request.space);
 }

@@ -3,17 +3,24 @@ import {
   closeSync,
   constants,
   fstatSync,
-  ftruncateSync,
-  lstatSync,
   openSync,
-  readSync,
   statfsSync,
   statSync,
-  unlinkSync,
 } from 'node:fs';
 import { type BlockDeviceInfo, native, type OwnedFd } from '../native/index.ts';
 import type { FileTarget } from './file-store.ts';
-import { ImageError } from './image-error.ts';
+import { createSparse, removeCreated } from './image-create.ts';
+import { directAlignment } from './image-direct.ts';
+import {
+  codeOf,
+  directError,
+  ImageError,
+  inUse,
+  kindError,
+  openError,
+  readOnlyError,
+  systemError,
+} from './image-error.ts';
 import type { StoreInfo } from './store.ts';
 
 export interface ImageOptions {
@@ -26,30 +33,27 @@ export interface ImageOptions {
   readonly size?: number;
 }
 
-/** What a block device served as a disk tells its driver at best; a file system's guess is capped. */
-const PAGE = 4096;
+/** A file system may like to transfer megabytes (st_blksize); a disk's physical block is at most this. */
+const LARGEST_FILE_BLOCK = 4096;
 
-/** statfs(2) types whose page cache waits for a network or another process. */
+/** statfs(2) types whose reads and writes wait for a network or another process. */
 const REMOTE_FILE_SYSTEMS = new Set([
   0x6969, // NFS
   0xff534d42, // CIFS
   0xfe534d42, // SMB2
-  0x517b, // SMB
   0x65735546, // FUSE
   0x01021997, // 9p
   0x00c36400, // Ceph
   0x5346414f, // AFS
 ]);
 
-/** An image, open and locked. Reactors share its descriptor; only the one that opened it closes it. */
+/** An image, open and locked. Reactors share its descriptor; only who opened it closes it. */
 export class Image {
   readonly fd: OwnedFd;
-  readonly info: StoreInfo;
   readonly kind: 'file' | 'block';
-  readonly direct: boolean;
   /** `openImage` made it. */
   readonly created: boolean;
-  /** What the user should be told; each in the form `what: why (what to do)`. */
+  /** What the user should be told, each in the form `what: why (what to do)`. */
   readonly warnings: readonly string[];
   /** What a `FileStore` needs; `postMessage` carries it. */
   readonly target: FileTarget;
@@ -62,12 +66,18 @@ export class Image {
     warnings: readonly string[],
   ) {
     this.fd = fd;
-    this.info = target.info;
     this.target = target;
     this.kind = kind;
-    this.direct = target.direct;
     this.created = created;
     this.warnings = warnings;
+  }
+
+  get info(): StoreInfo {
+    return this.target.info;
+  }
+
+  get direct(): boolean {
+    return this.target.direct;
   }
 
   /** Close and unlock. No store may use the descriptor any more. */
@@ -77,14 +87,18 @@ export class Image {
 }
 
 /**
- * Open and lock a regular file or block device to be served. Throws an `ImageError`; an image
- * created on the way is removed again then.
+ * Open and lock a regular file or block device to be served. Throws an `ImageError`; an image that
+ * was created on the way is removed again then.
  */
 export function openImage(path: string, options: ImageOptions): Image {
   const created = createIfMissing(path, options);
   let fd: OwnedFd | undefined;
   try {
-    fd = openLocked(path, options);
+    fd = openFile(path, options);
+    checkKind(path, fstatSync(fd.fd, { bigint: true }));
+    // A non-blocking file would make io_uring fail with EAGAIN what has to wait.
+    native.setNonblocking(fd.fd, false);
+    lock(path, fd, options.readOnly);
     return describe(path, fd, options, created !== undefined);
   } catch (error) {
     fd?.close();
@@ -101,74 +115,14 @@ function createIfMissing(path: string, options: ImageOptions): bigint | undefine
     return undefined;
   }
   if (options.size === undefined) {
-    throw new ImageError(
-      'ERR_VDUSE_IMAGE_MISSING',
-      path,
-      'no such file',
-      'check the path, or create it with --size 1G',
-    );
+    const remedy = 'check the path, or create it with --size 1G';
+    throw new ImageError('MISSING', path, 'no such file', remedy);
   }
   if (options.readOnly) {
-    throw new ImageError(
-      'ERR_VDUSE_IMAGE_MISSING',
-      path,
-      'no such file, and a new one would hold nothing to read',
-      'drop --read-only to create it',
-    );
+    const why = 'no such file, and a new one holds nothing to read';
+    throw new ImageError('MISSING', path, why, 'drop --read-only to create it');
   }
-  checkSize(path, options.size, options.blockSize);
-  let fd: number;
-  try {
-    // 0600: a disk's content is its owner's alone. O_EXCL: what appears meanwhile is not ours to fill.
-    fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600);
-  } catch (error) {
-    throw creationError(path, error);
-  }
-  const { ino } = fstatSync(fd, { bigint: true });
-  try {
-    ftruncateSync(fd, options.size);
-  } catch (error) {
-    removeCreated(path, ino);
-    throw new ImageError(
-      'ERR_VDUSE_IMAGE_SIZE',
-      path,
-      `the file system refuses a file of ${options.size} bytes: ${systemWord(error)}`,
-      'choose a smaller --size or another file system',
-      error,
-    );
-  } finally {
-    closeSync(fd);
-  }
-  return ino;
-}
-
-/** A new image has whole blocks; only one that exists is rounded down. */
-function checkSize(path: string, size: number, blockSize: number): void {
-  if (!Number.isSafeInteger(size) || size <= 0) {
-    throw new ImageError(
-      'ERR_VDUSE_IMAGE_SIZE',
-      path,
-      `${size} is no size in bytes`,
-      `give 1 … ${Number.MAX_SAFE_INTEGER}`,
-    );
-  }
-  if (size % blockSize !== 0) {
-    throw new ImageError(
-      'ERR_VDUSE_IMAGE_SIZE',
-      path,
-      `${size} bytes are not a multiple of the block size ${blockSize}`,
-      `give --size ${Math.max(1, Math.round(size / blockSize)) * blockSize}`,
-    );
-  }
-}
-
-/** Only what we made: the name may have been given to another file since. */
-function removeCreated(path: string, ino: bigint): void {
-  try {
-    if (lstatSync(path, { bigint: true }).ino === ino) unlinkSync(path);
-  } catch {
-    // The error that brought us here says more than this one.
-  }
+  return createSparse(path, options.size, options.blockSize);
 }
 
 function statImage(path: string): BigIntStats | undefined {
@@ -176,59 +130,42 @@ function statImage(path: string): BigIntStats | undefined {
     return statSync(path, { bigint: true });
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return undefined;
-    throw openError(path, error, true);
+    throw openError(path, error, false);
   }
 }
 
 function checkKind(path: string, stats: BigIntStats): void {
   if (stats.isFile() || stats.isBlockDevice()) return;
-  const what = stats.isDirectory()
-    ? 'a directory'
-    : stats.isFIFO()
-      ? 'a named pipe'
-      : stats.isSocket()
-        ? 'a socket'
-        : 'a character device';
-  throw new ImageError(
-    'ERR_VDUSE_IMAGE_KIND',
-    path,
-    `is ${what}, not a disk image`,
-    'give a regular file or a block device',
-  );
+  if (stats.isDirectory()) throw kindError(path, 'a directory');
+  if (stats.isFIFO()) throw kindError(path, 'a named pipe');
+  if (stats.isSocket()) throw kindError(path, 'a socket');
+  throw kindError(path, 'a character device');
 }
 
-function openLocked(path: string, options: ImageOptions): OwnedFd {
-  const stats = statImage(path);
-  if (stats === undefined) {
-    throw new ImageError(
-      'ERR_VDUSE_IMAGE_MISSING',
-      path,
-      'it was removed while being opened',
-      'try again',
-    );
-  }
-  // O_NONBLOCK: should a pipe have taken the name since, opening it must not wait for a writer.
+function openFile(path: string, options: ImageOptions): OwnedFd {
+  // O_NONBLOCK: should a pipe have taken the name meanwhile, opening it must not wait for a writer.
   let flags = constants.O_NONBLOCK | constants.O_NOCTTY;
   flags |= options.readOnly ? constants.O_RDONLY : constants.O_RDWR;
   if (options.direct) flags |= constants.O_DIRECT;
-  // On a block device O_EXCL without O_CREAT refuses one that is mounted or claimed (open(2)).
-  if (stats.isBlockDevice() && !options.readOnly) flags |= constants.O_EXCL;
-  let fd: OwnedFd;
+  // On a block device O_EXCL (without O_CREAT) refuses one that is mounted or claimed: open(2).
+  if (!options.readOnly && statImage(path)?.isBlockDevice()) flags |= constants.O_EXCL;
   try {
-    fd = native.adopt(openSync(path, flags));
+    return native.adopt(openSync(path, flags));
   } catch (error) {
-    throw openError(path, error, options.readOnly);
+    if (options.direct && codeOf(error) === 'EINVAL') {
+      throw directError(path, 'its file system has no direct I/O', error);
+    }
+    throw openError(path, error, !options.readOnly && isReadable(path));
   }
+}
+
+function isReadable(path: string): boolean {
   try {
-    checkKind(path, fstatSync(fd.fd, { bigint: true }));
-    // io_uring fails what would wait with EAGAIN on a non-blocking file.
-    native.setNonblocking(fd.fd, false);
-    lock(path, fd, options.readOnly);
-  } catch (error) {
-    fd.close();
-    throw error;
+    closeSync(openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY));
+    return true;
+  } catch {
+    return false;
   }
-  return fd;
 }
 
 function lock(path: string, fd: OwnedFd, readOnly: boolean): void {
@@ -236,24 +173,9 @@ function lock(path: string, fd: OwnedFd, readOnly: boolean): void {
   try {
     locked = native.lockFile(fd.fd, !readOnly);
   } catch (error) {
-    throw new ImageError(
-      'ERR_VDUSE_IMAGE_SYSTEM',
-      path,
-      `cannot be locked: ${systemWord(error)}`,
-      'use a file system with open file description locks',
-      error,
-    );
+    throw systemError(path, 'cannot be locked', error);
   }
   if (!locked) throw inUse(path, 'another process serves or uses it');
-}
-
-function inUse(path: string, why: string): ImageError {
-  return new ImageError(
-    'ERR_VDUSE_IMAGE_IN_USE',
-    path,
-    why,
-    'stop that first; only read-only servers can share an image',
-  );
 }
 
 function describe(path: string, fd: OwnedFd, options: ImageOptions, created: boolean): Image {
@@ -261,267 +183,62 @@ function describe(path: string, fd: OwnedFd, options: ImageOptions, created: boo
   const block = stats.isBlockDevice() ? native.blockDeviceInfo(fd.fd) : undefined;
   if (block?.readOnly && !options.readOnly) throw readOnlyError(path, 'the device is read-only');
   const size = block === undefined ? stats.size : BigInt(block.size);
-  const warnings: string[] = [];
-  const capacity = servedBytes(path, size, options, warnings);
-  const { blockSize, memoryAlignment } = options.direct
-    ? directAlignment(path, fd, options.blockSize, block)
+  const { capacity, warnings } = wholeBlocks(path, size, options);
+  const alignment = options.direct
+    ? directAlignment(path, fd.fd, options.blockSize, block)
     : { blockSize: 1, memoryAlignment: 1 };
-  if (options.direct) checkDirectRead(path, fd, blockSize, memoryAlignment);
+  const remote = REMOTE_FILE_SYSTEMS.has(statfsSync(path).type);
   const target: FileTarget = {
     fd: fd.fd,
     info: {
       name: path,
       capacity,
       readOnly: options.readOnly,
-      blockSize,
-      physicalBlockSize: physicalBlockSize(options, stats, block),
-      memoryAlignment,
+      ...alignment,
+      physicalBlockSize: physicalBlockSize(stats, block, options.blockSize),
       discard: !options.readOnly,
     },
     direct: options.direct,
-    mayBlock:
-      options.direct || block !== undefined || REMOTE_FILE_SYSTEMS.has(statfsSync(path).type),
+    mayBlock: options.direct || block !== undefined || remote,
     allocationUnit: block?.logicalBlockSize ?? 1,
     syncFailure: new Int32Array(new SharedArrayBuffer(4)),
   };
   return new Image(fd, target, block === undefined ? 'file' : 'block', created, warnings);
 }
 
-/** The capacity: whole blocks, with a word about the rest. */
-function servedBytes(
+/** The capacity: rounded down to whole blocks, with a word about the rest. */
+function wholeBlocks(
   path: string,
   size: bigint,
   options: ImageOptions,
-  warnings: string[],
-): number {
+): { capacity: number; warnings: string[] } {
   const { blockSize } = options;
   if (options.size !== undefined && size !== BigInt(options.size)) {
-    throw new ImageError(
-      'ERR_VDUSE_IMAGE_SIZE',
-      path,
-      `has ${size} bytes, not the ${options.size} asked for`,
-      `drop --size to serve it as it is; an image is never resized`,
-    );
+    const why = `has ${size} bytes, not the ${options.size} asked for`;
+    throw new ImageError('SIZE', path, why, 'drop --size; an image is never resized');
   }
   if (size === 0n) {
-    throw new ImageError(
-      'ERR_VDUSE_IMAGE_EMPTY',
-      path,
-      'is empty',
-      'remove it and create it with --size 1G',
-    );
+    throw new ImageError('EMPTY', path, 'is empty', 'remove it and create it with --size 1G');
   }
   if (size > BigInt(Number.MAX_SAFE_INTEGER)) {
-    throw new ImageError(
-      'ERR_VDUSE_IMAGE_SIZE',
-      path,
-      `has ${size} bytes`,
-      `serve at most ${Number.MAX_SAFE_INTEGER}`,
-    );
+    const remedy = `serve at most ${Number.MAX_SAFE_INTEGER}`;
+    throw new ImageError('SIZE', path, `has ${size} bytes`, remedy);
   }
   const bytes = Number(size);
   const rest = bytes % blockSize;
   if (rest === bytes) {
-    throw new ImageError(
-      'ERR_VDUSE_IMAGE_SIZE',
-      path,
-      `has ${bytes} bytes, less than one block of ${blockSize}`,
-      `make it a multiple of ${blockSize}`,
-    );
+    const why = `has ${bytes} bytes, less than one block of ${blockSize}`;
+    throw new ImageError('SIZE', path, why, `make it a multiple of ${blockSize}`);
   }
-  if (rest !== 0) {
-    warnings.push(
-      `${path}: its last ${rest} bytes are not served, the size is no multiple of the block size ${blockSize} (make it one to use them)`,
-    );
-  }
-  return bytes - rest;
-}
-
-interface Alignment {
-  readonly blockSize: number;
-  readonly memoryAlignment: number;
-}
-
-/**
- * What O_DIRECT asks for: from statx where kernel and file system say it (Linux 6.1), the block
- * device's logical block, else a page, which every medium accepts.
- */
-function directAlignment(
-  path: string,
-  fd: OwnedFd,
-  blockSize: number,
-  block: BlockDeviceInfo | undefined,
-): Alignment {
-  const told = native.directIoAlignment(fd.fd);
-  if (told !== undefined && told[1] === 0)
-    throw directError(path, 'its file system has no direct I/O for it');
-  const fallback = block?.logicalBlockSize ?? PAGE;
-  const [memory, offset] = told ?? [fallback, fallback];
-  if (offset > PAGE) throw directError(path, `its medium writes blocks of ${offset} bytes`);
-  if (offset > blockSize) {
-    throw new ImageError(
-      'ERR_VDUSE_IMAGE_BLOCK_SIZE',
-      path,
-      `direct I/O needs blocks of ${offset} bytes here, the disk's are ${blockSize}`,
-      'add --block-size 4096, or drop --direct',
-    );
-  }
-  return { blockSize: offset, memoryAlignment: memory };
-}
-
-/** Some file systems accept the flag at open and refuse each read. */
-function checkDirectRead(
-  path: string,
-  fd: OwnedFd,
-  blockSize: number,
-  memoryAlignment: number,
-): void {
-  const memory = native.allocate(Math.max(blockSize, memoryAlignment));
-  try {
-    readSync(fd.fd, new Uint8Array(memory.buffer), 0, blockSize, 0);
-  } catch (error) {
-    throw directError(path, `a direct read fails: ${systemWord(error)}`, error);
-  } finally {
-    memory.unmap();
-  }
+  const warning = `${path}: its last ${rest} bytes are not served (to use them make its size a multiple of the block size ${blockSize})`;
+  return { capacity: bytes - rest, warnings: rest === 0 ? [] : [warning] };
 }
 
 function physicalBlockSize(
-  options: ImageOptions,
   stats: BigIntStats,
   block: BlockDeviceInfo | undefined,
+  blockSize: number,
 ): number {
-  // st_blksize may be what a network file system likes to transfer; a disk's block is at most a page.
-  const likes = block?.physicalBlockSize ?? Math.min(Number(stats.blksize), PAGE);
-  const power = 2 ** Math.floor(Math.log2(likes));
-  return Math.max(power, options.blockSize);
-}
-
-function creationError(path: string, error: unknown): ImageError {
-  switch (codeOf(error)) {
-    case 'ENOENT':
-    case 'ENOTDIR':
-      return new ImageError(
-        'ERR_VDUSE_IMAGE_MISSING',
-        path,
-        'the folder it should be created in does not exist',
-        'create the folder first',
-        error,
-      );
-    case 'EEXIST':
-      return new ImageError(
-        'ERR_VDUSE_IMAGE_MISSING',
-        path,
-        'is a symbolic link to nothing',
-        'remove the link, or create what it points to',
-        error,
-      );
-    case 'EACCES':
-    case 'EPERM':
-      return new ImageError(
-        'ERR_VDUSE_IMAGE_PERMISSION',
-        path,
-        'no permission to create it',
-        'choose a folder this user can write to',
-        error,
-      );
-    case 'EROFS':
-      return new ImageError(
-        'ERR_VDUSE_IMAGE_READ_ONLY',
-        path,
-        'cannot be created, the file system is read-only',
-        'choose another folder',
-        error,
-      );
-    default:
-      return new ImageError(
-        'ERR_VDUSE_IMAGE_SYSTEM',
-        path,
-        `cannot be created: ${systemWord(error)}`,
-        'see the errno',
-        error,
-      );
-  }
-}
-
-function openError(path: string, error: unknown, readOnly: boolean): ImageError {
-  switch (codeOf(error)) {
-    case 'EACCES':
-    case 'EPERM':
-      if (!readOnly && isReadable(path))
-        return readOnlyError(path, 'no permission to write to it', error);
-      return new ImageError(
-        'ERR_VDUSE_IMAGE_PERMISSION',
-        path,
-        'no permission to read it',
-        'let this user read the file and enter its folders',
-        error,
-      );
-    case 'EROFS':
-      return readOnlyError(path, 'it is on read-only storage', error);
-    case 'EBUSY':
-      return inUse(path, 'the device is mounted or in use');
-    case 'ETXTBSY':
-      return inUse(path, 'it is running as a program or used for swap');
-    case 'EINVAL':
-      return directError(path, 'its file system has no direct I/O', error);
-    case 'ENOTDIR':
-      return new ImageError(
-        'ERR_VDUSE_IMAGE_MISSING',
-        path,
-        'part of the path is no folder',
-        'check the path',
-        error,
-      );
-    case 'ENXIO':
-    case 'ENODEV':
-    case 'ENOMEDIUM':
-      return new ImageError(
-        'ERR_VDUSE_IMAGE_KIND',
-        path,
-        'there is no device behind it',
-        'give a regular file or a block device',
-        error,
-      );
-    default:
-      return new ImageError(
-        'ERR_VDUSE_IMAGE_SYSTEM',
-        path,
-        `cannot be opened: ${systemWord(error)}`,
-        'see the errno',
-        error,
-      );
-  }
-}
-
-function isReadable(path: string): boolean {
-  try {
-    closeSync(openSync(path, constants.O_RDONLY | constants.O_NONBLOCK));
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-function readOnlyError(path: string, why: string, cause?: unknown): ImageError {
-  return new ImageError(
-    'ERR_VDUSE_IMAGE_READ_ONLY',
-    path,
-    why,
-    'serve it with --read-only, or give this user write access',
-    cause,
-  );
-}
-
-function directError(path: string, why: string, cause?: unknown): ImageError {
-  return new ImageError('ERR_VDUSE_IMAGE_DIRECT', path, why, 'serve it without --direct', cause);
-}
-
-function codeOf(error: unknown): string | undefined {
-  return (error as NodeJS.ErrnoException).code;
-}
-
-/** `ENOSPC: no space left on device`, without Node's repetition of call and path. */
-function systemWord(error: unknown): string {
-  return (error as Error).message.replace(/, [a-z0-9_]+( '.*')?$/, '');
+  const likes = block?.physicalBlockSize ?? Math.min(Number(stats.blksize), LARGEST_FILE_BLOCK);
+  return Math.max(2 ** Math.floor(Math.log2(likes)), blockSize);
 }
