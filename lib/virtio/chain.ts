@@ -51,38 +51,54 @@ export class Chain {
 
   /** Copy `length` bytes from byte `from` of the readable part into `into` at `at`; returns bytes copied. */
   copyOut(from: number, into: Uint8Array, at: number, length: number): number {
-    return this.#copy(0, this.readable, from, length, (region, offset, bytes, done) => {
-      into.set(region.u8.subarray(offset, offset + bytes), at + done);
-    });
-  }
-
-  /** Copy `length` bytes of `source` from `at` to byte `to` of the writable part; returns bytes copied. */
-  copyIn(to: number, source: Uint8Array, at: number, length: number): number {
-    return this.#copy(this.readable, this.count, to, length, (region, offset, bytes, done) => {
-      region.u8.set(source.subarray(at + done, at + done + bytes), offset);
-    });
-  }
-
-  #copy(
-    first: number,
-    end: number,
-    skip: number,
-    length: number,
-    move: (region: MemoryRegion, offset: number, bytes: number, done: number) => void,
-  ): number {
+    let skip = from;
     let done = 0;
-    let toSkip = skip;
-    for (let i = first; i < end && done < length; i++) {
-      const have = this.lengths[i]!;
-      if (toSkip >= have) {
-        toSkip -= have;
+    for (let i = 0; i < this.readable && done < length; i++) {
+      const have = this.lengths[i]! - skip;
+      if (have <= 0) {
+        skip = -have;
         continue;
       }
-      const bytes = Math.min(have - toSkip, length - done);
-      move(this.regions[i]!, this.offsets[i]! + toSkip, bytes, done);
-      toSkip = 0;
+      const bytes = Math.min(have, length - done);
+      copyBytes(into, at + done, this.regions[i]!.u8, this.offsets[i]! + skip, bytes);
+      skip = 0;
       done += bytes;
     }
     return done;
   }
+
+  /** Copy `length` bytes of `source` from `at` to byte `to` of the writable part; returns bytes copied. */
+  copyIn(to: number, source: Uint8Array, at: number, length: number): number {
+    let skip = to;
+    let done = 0;
+    for (let i = this.readable; i < this.count && done < length; i++) {
+      const have = this.lengths[i]! - skip;
+      if (have <= 0) {
+        skip = -have;
+        continue;
+      }
+      const bytes = Math.min(have, length - done);
+      copyBytes(this.regions[i]!.u8, this.offsets[i]! + skip, source, at + done, bytes);
+      skip = 0;
+      done += bytes;
+    }
+    return done;
+  }
+}
+
+/** From this length on a `set` is quicker than a loop, in spite of the view it allocates. */
+const LONG_COPY = 64;
+
+function copyBytes(
+  to: Uint8Array,
+  toAt: number,
+  from: Uint8Array,
+  fromAt: number,
+  bytes: number,
+): void {
+  if (bytes >= LONG_COPY) {
+    to.set(from.subarray(fromAt, fromAt + bytes), toAt);
+    return;
+  }
+  for (let i = 0; i < bytes; i++) to[toAt + i] = from[fromAt + i]!;
 }

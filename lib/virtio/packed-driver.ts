@@ -42,6 +42,8 @@ export class PackedDriver implements DriverQueue {
   usedLength = 0;
 
   readonly #arena: Arena;
+  /** The descriptor ring as signed words: what passes through Atomics stays a small integer. */
+  readonly #state: Int32Array;
   readonly #eventIndex: boolean;
   /** Free buffer ids, as a stack. */
   readonly #ids: Uint16Array;
@@ -81,6 +83,7 @@ export class PackedDriver implements DriverQueue {
     this.driverArea = driverArea.u32;
     this.deviceArea = deviceArea.u32;
     this.#arena = arena;
+    this.#state = new Int32Array(desc.u32.buffer, desc.u32.byteOffset, desc.u32.length);
     this.#eventIndex = this.layout.eventIndex;
     this.#ids = Uint16Array.from({ length: size }, (_, i) => size - 1 - i);
     this.#idCount = size;
@@ -152,12 +155,12 @@ export class PackedDriver implements DriverQueue {
         const at = this.#nextAvail * DESC_WORDS;
         putBuffer(this.desc, at, address, length);
         if (i === 0) firstWord = id | (flags << 16);
-        else this.desc[at + LAST] = id | (flags << 16);
+        else this.#state[at + LAST] = id | (flags << 16);
         this.#advance();
       }
     }
     // The first descriptor is made available after the others (§2.8.17).
-    Atomics.store(this.desc, first, firstWord >>> 0);
+    Atomics.store(this.#state, first, firstWord);
     return id;
   }
 
@@ -181,7 +184,7 @@ export class PackedDriver implements DriverQueue {
 
   next(): boolean {
     const at = this.#nextUsed * DESC_WORDS;
-    const word = Atomics.load(this.desc, at + LAST);
+    const word = Atomics.load(this.#state, at + LAST);
     if (!this.#isUsed(word)) return false;
     this.usedId = word & 0xffff;
     // §2.8.4: the length counts where the WRITE flag is set.
@@ -211,7 +214,7 @@ export class PackedDriver implements DriverQueue {
       ? this.#nextUsed | (this.#usedWrap << WRAP_BIT) | (EVENT_DESC << 16)
       : EVENT_ENABLE << 16;
     Atomics.store(this.driverArea, 0, word);
-    return this.#isUsed(Atomics.load(this.desc, this.#nextUsed * DESC_WORDS + LAST));
+    return this.#isUsed(Atomics.load(this.#state, this.#nextUsed * DESC_WORDS + LAST));
   }
 
   disableSignals(): void {

@@ -16,6 +16,7 @@ import {
   resolvePart,
   VirtqueueError,
   words32,
+  words32Signed,
 } from './ring.ts';
 import {
   type FaultReason,
@@ -41,9 +42,11 @@ export class PackedQueue implements Virtqueue {
   readonly #walker: ChainWalker;
 
   readonly #desc: Uint32Array;
+  /** The same words, for those that hold flags. */
+  readonly #state: Int32Array;
   /** Event suppression: one word each, offset and wrap in the lower half, flags in the upper (§2.8.14). */
-  readonly #driverArea: Uint32Array;
-  readonly #deviceArea: Uint32Array;
+  readonly #driverArea: Int32Array;
+  readonly #deviceArea: Int32Array;
 
   /** Where the driver puts the next chain, and where the next used descriptor goes. */
   #nextAvail: number;
@@ -106,8 +109,9 @@ export class PackedQueue implements Virtqueue {
     this.#eventIndex = layout.eventIndex;
     this.#walker = new ChainWalker(memory, layout.indirect, true);
     this.#desc = words32(desc, DESC_WORDS * size);
-    this.#driverArea = words32(driverArea, 1);
-    this.#deviceArea = words32(deviceArea, 1);
+    this.#state = words32Signed(desc, DESC_WORDS * size);
+    this.#driverArea = words32Signed(driverArea, 1);
+    this.#deviceArea = words32Signed(deviceArea, 1);
     this.#nextAvail = position.avail & OFFSET_MASK;
     this.#availWrap = position.avail >>> WRAP_BIT;
     this.#nextUsed = position.used & OFFSET_MASK;
@@ -135,7 +139,7 @@ export class PackedQueue implements Virtqueue {
     const first = this.#nextAvail;
     if (this.#desc.length === 0) return this.#break('memory-vanished', -1, first);
     // What the driver wrote before these flags is read after them (§2.8.21.1).
-    const word = Atomics.load(this.#desc, first * DESC_WORDS + LAST);
+    const word = Atomics.load(this.#state, first * DESC_WORDS + LAST);
     if (!this.#isAvailable(word)) return Popped.None;
     // With every slot taken nothing can be available: the ring holds no more (§2.8.17).
     if (this.#busy === this.size) return this.#break('avail-index-jump', -1, first);
@@ -170,7 +174,7 @@ export class PackedQueue implements Virtqueue {
     // Used: both bits equal the wrap counter (§2.8.1). WRITE says that the length counts (§2.8.4).
     const flags =
       (this.#usedWrap === 1 ? DESC_AVAIL | DESC_USED : 0) | (written > 0 ? DESC_WRITE : 0);
-    const word = (head | (flags << 16)) >>> 0;
+    const word = head | (flags << 16);
     this.#desc[at + 2] = written;
     if (this.#staged === 0) {
       // The driver looks at this one only (§2.8.2): what follows is hidden until it is written.
@@ -178,7 +182,7 @@ export class PackedQueue implements Virtqueue {
       this.#stagedWrap = this.#usedWrap;
       this.#stagedWord = word;
     } else {
-      this.#desc[at + LAST] = word;
+      this.#state[at + LAST] = word;
     }
     this.#staged += slots;
     // One used descriptor a chain; the rest of its slots are skipped (§2.8.6).
@@ -206,7 +210,7 @@ export class PackedQueue implements Virtqueue {
     this.#staged = 0;
     this.#busy -= staged;
     // A sequentially consistent store: the batch before it, the driver's wish after it.
-    Atomics.store(this.#desc, this.#stagedAt * DESC_WORDS + LAST, this.#stagedWord);
+    Atomics.store(this.#state, this.#stagedAt * DESC_WORDS + LAST, this.#stagedWord);
     const event = Atomics.load(this.#driverArea, 0);
     const flags = (event >>> 16) & 3;
     if (flags === EVENT_DISABLE) return false;
@@ -237,7 +241,7 @@ export class PackedQueue implements Virtqueue {
 
   available(): boolean {
     if (this.#fault !== undefined || this.#desc.length === 0) return false;
-    return this.#isAvailable(Atomics.load(this.#desc, this.#nextAvail * DESC_WORDS + LAST));
+    return this.#isAvailable(Atomics.load(this.#state, this.#nextAvail * DESC_WORDS + LAST));
   }
 
   /** Available: AVAIL equals the wrap counter and USED doesn't (§2.8.1). */
@@ -249,6 +253,7 @@ export class PackedQueue implements Virtqueue {
   #walk(chain: Chain, first: number, firstWord: number): number {
     const walker = this.#walker;
     const desc = this.#desc;
+    const state = this.#state;
     walker.begin(chain, 0);
     // No chain is longer than the slots that can be the driver's: ends every loop (§2.8.17).
     const limit = this.size - this.#busy;
@@ -262,7 +267,7 @@ export class PackedQueue implements Virtqueue {
       if (slots > 0 && (flags & DESC_INDIRECT) !== 0) {
         throw new RingFault('indirect-with-next', flags);
       }
-      walker.add(chain, desc[at]!, desc[at + 1]!, desc[at + 2]!, flags);
+      walker.add(chain, desc, at, flags);
       slots++;
       if ((flags & DESC_NEXT) === 0) {
         // §2.8.6: the last descriptor has the buffer id.
@@ -271,7 +276,7 @@ export class PackedQueue implements Virtqueue {
       }
       if (slots === limit) throw new RingFault('chain-too-long', limit);
       slot = slot + 1 === this.size ? 0 : slot + 1;
-      const next = desc[slot * DESC_WORDS + LAST];
+      const next = state[slot * DESC_WORDS + LAST];
       if (next === undefined) throw new RingFault('memory-vanished', slot);
       word = next;
     }

@@ -114,6 +114,15 @@ export function words16(part: ResolvedPart, count: number): Uint16Array {
   return part.region.u16.subarray(part.offset / 2, part.offset / 2 + count);
 }
 
+/**
+ * The 32-bit words of a resolved part, signed: a number from 2^31 on that passes through Atomics
+ * would be allocated.
+ */
+export function words32Signed(part: ResolvedPart, count: number): Int32Array {
+  const words = words32(part, count);
+  return new Int32Array(words.buffer, words.byteOffset, count);
+}
+
 /** The 32-bit words of a resolved part. */
 export function words32(part: ResolvedPart, count: number): Uint32Array {
   return part.region.u32.subarray(part.offset / 4, part.offset / 4 + count);

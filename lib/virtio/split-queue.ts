@@ -223,12 +223,9 @@ export class SplitQueue implements Virtqueue {
     // A chain in the table can't have more descriptors than the table (§2.7.5): ends every loop.
     for (let left = this.size; left > 0; left--) {
       const at = index * DESC_WORDS;
-      const low = desc[at];
-      const high = desc[at + 1]!;
-      const length = desc[at + 2]!;
-      const last = desc[at + 3]!;
-      if (low === undefined) throw new RingFault('memory-vanished', index);
-      walker.add(chain, low, high, length, last & 0xffff);
+      const last = desc[at + 3];
+      if (last === undefined) throw new RingFault('memory-vanished', index);
+      walker.add(chain, desc, at, last & 0xffff);
       if ((last & DESC_NEXT) === 0) return;
       index = last >>> 16;
       if (index >= this.size) throw new RingFault('next-out-of-range', index);

@@ -6,6 +6,8 @@ import type { FaultReason } from './virtqueue.ts';
 const TWO_32 = 2 ** 32;
 /** An address is refused when its upper word reaches this: from 2^53 on a number would be rounded. */
 const HIGH_LIMIT = 2 ** 21;
+/** The word of a descriptor that holds flags and `next` (split), id and flags (packed). */
+const LAST = 3;
 /** `next` has 16 bits: no longer table can be reached (virtio 1.3 §2.7.5). */
 const MAX_TABLE = 65536;
 
@@ -39,19 +41,22 @@ export class ChainWalker {
     this.#writable = false;
   }
 
-  /** Add one descriptor of the ring: its buffer, or the table it points to. */
-  add(chain: Chain, low: number, high: number, length: number, flags: number): void {
+  /** Add the descriptor at word `at` of the ring, whose `flags` were read: its buffer or its table. */
+  add(chain: Chain, words: Uint32Array, at: number, flags: number): void {
     if ((flags & DESC_INDIRECT) === 0) {
-      this.#addBuffer(chain, low, high, length, flags);
+      this.#addBuffer(chain, words, at, flags);
       return;
     }
     if (!this.#indirect) throw new RingFault('indirect-not-negotiated', flags);
     // virtio 1.3 §2.7.5.3.1, §2.8.19: never both. The WRITE flag is ignored here (§2.7.5.3.2, §2.8.7).
     if ((flags & DESC_NEXT) !== 0) throw new RingFault('indirect-with-next', flags);
-    this.#addTable(chain, low, high, length);
+    this.#addTable(chain, words, at);
   }
 
-  #addTable(chain: Chain, low: number, high: number, length: number): void {
+  #addTable(chain: Chain, ring: Uint32Array, descriptor: number): void {
+    const low = ring[descriptor]!;
+    const high = ring[descriptor + 1]!;
+    const length = ring[descriptor + 2]!;
     const entries = length >>> 4;
     if (entries === 0 || (length & 15) !== 0 || entries > MAX_TABLE) {
       throw new RingFault('indirect-length', length);
@@ -73,20 +78,17 @@ export class ChainWalker {
         words = this.#entry32;
         at = 0;
       }
-      const bufferLow = words[at];
-      const bufferHigh = words[at + 1]!;
-      const bufferLength = words[at + 2]!;
-      const last = words[at + 3]!;
-      if (bufferLow === undefined) throw new RingFault('memory-vanished', address);
+      const last = words[at + LAST];
+      if (last === undefined) throw new RingFault('memory-vanished', address);
       if (this.#packed) {
         // virtio 1.3 §2.8.7: entries follow one another, WRITE is the only flag and the others
         // are ignored.
-        this.#addBuffer(chain, bufferLow, bufferHigh, bufferLength, last >>> 16);
+        this.#addBuffer(chain, words, at, last >>> 16);
         if (++index === entries) return;
       } else {
         // virtio 1.3 §2.7.5.3.1: one level of tables.
         if ((last & DESC_INDIRECT) !== 0) throw new RingFault('indirect-in-indirect', index);
-        this.#addBuffer(chain, bufferLow, bufferHigh, bufferLength, last & 0xffff);
+        this.#addBuffer(chain, words, at, last & 0xffff);
         if ((last & DESC_NEXT) === 0) return;
         index = last >>> 16;
         if (index >= entries) throw new RingFault('next-out-of-range', index);
@@ -94,7 +96,11 @@ export class ChainWalker {
     }
   }
 
-  #addBuffer(chain: Chain, low: number, high: number, length: number, flags: number): void {
+  /** Descriptors are passed by place: a 32-bit number passed by value may cost an allocation. */
+  #addBuffer(chain: Chain, words: Uint32Array, at: number, flags: number): void {
+    const low = words[at]!;
+    const high = words[at + 1]!;
+    const length = words[at + 2]!;
     // Bounds every loop: also one in the table (virtio 1.3 §2.7.5.2).
     if (this.#left-- === 0) throw new RingFault('chain-too-long', MAX_CHAIN);
     const writable = (flags & DESC_WRITE) !== 0;
