@@ -59,7 +59,7 @@ export async function listDevices(addon: Addon): Promise<VdpaDevice[]> {
 export async function attachAndWait(
   addon: Addon,
   name: string,
-  waitMs: number = NODE_MS,
+  { waitMs = NODE_MS, signal }: { waitMs?: number; signal?: AbortSignal | undefined } = {},
 ): Promise<string> {
   let failure: Error | undefined;
   const adding = addDevice(addon, name).catch((error: Error) => {
@@ -73,6 +73,7 @@ export async function attachAndWait(
       return node;
     }
     if (failure !== undefined) throw failure;
+    signal?.throwIfAborted();
     await delay(NODE_STEP_MS);
   }
   const driver = boundDriver(name);

@@ -1,4 +1,4 @@
-import { closeSync, constants, openSync, readdirSync } from 'node:fs';
+import { constants, openSync, readdirSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Addon, OwnedFd, VduseDeviceConfig } from '../../native/index.ts';
 import { VduseError } from './errors.ts';
@@ -159,15 +159,5 @@ export async function openDevice(addon: Addon, name: string, patient: boolean): 
       }
       throw error;
     }
-  }
-}
-
-/** True when somebody has the device open. */
-export function isServed(name: string): boolean {
-  try {
-    closeSync(openSync(`${DEVICE_DIRECTORY}/${name}`, constants.O_RDWR | constants.O_NONBLOCK));
-    return false;
-  } catch (error) {
-    return codeOf(error) === 'EBUSY';
   }
 }

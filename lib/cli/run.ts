@@ -1,0 +1,55 @@
+import yargs from 'yargs';
+import { UsageError } from '../daemon/index.ts';
+import { attachCommand } from './attach.ts';
+import { destroyCommand } from './destroy.ts';
+import { detachCommand } from './detach.ts';
+import { doctorCommand } from './doctor.ts';
+import { listCommand } from './list.ts';
+import { complain } from './output.ts';
+import { serveCommand } from './serve.ts';
+import { version } from './version.ts';
+
+const EXIT_FAILURE = 1;
+const EXIT_USAGE = 64;
+
+/** Codes of errors that are the command line's fault. */
+const USAGE_CODES = new Set([
+  'ERR_VDUSE_USAGE',
+  'ERR_VDUSE_NAME',
+  'ERR_VDUSE_SIZE',
+  'ERR_VDUSE_BLOCK_OPTIONS',
+]);
+
+/** Run a command line; resolves with the exit status: 0, 1 for failures, 64 for usage. */
+export async function run(args: readonly string[]): Promise<number> {
+  try {
+    await yargs([...args])
+      .scriptName('vduse')
+      .usage('$0 COMMAND\n\nServe a virtio block disk from a plain file.')
+      .command(serveCommand)
+      .command(attachCommand)
+      .command(detachCommand)
+      .command(destroyCommand)
+      .command(listCommand)
+      .command(doctorCommand)
+      .version(version())
+      .demandCommand(1, 'no command given (vduse --help lists them)')
+      .strict()
+      .recommendCommands()
+      .completion('completion', 'print a shell completion script')
+      // The last of an option given twice counts, as in other programs; a list would surprise.
+      .parserConfiguration({ 'duplicate-arguments-array': false })
+      .exitProcess(false)
+      .showHelpOnFail(false)
+      .wrap(Math.min(100, process.stdout.columns ?? 100))
+      .fail((message, error) => {
+        throw error ?? new UsageError(`${message.replaceAll('\n', ' ')} (see vduse --help)`);
+      })
+      .parseAsync();
+    return Number(process.exitCode ?? 0);
+  } catch (error) {
+    const { code, message } = error as { code?: string; message: string };
+    complain(message);
+    return code !== undefined && USAGE_CODES.has(code) ? EXIT_USAGE : EXIT_FAILURE;
+  }
+}

@@ -1,0 +1,39 @@
+import { cpus } from 'node:os';
+import { extname } from 'node:path';
+import { native } from '../native/index.ts';
+import { type PoolOptions, ReactorPool } from '../reactor/index.ts';
+
+/** How the engine may be set up; every field has a default. */
+export interface EngineOptions {
+  /** Threads; default: as many as queues, at most the CPUs. */
+  readonly threads?: number;
+  /** Longest spin for more work before a sleep, in µs; default 100, 0 where one CPU is online. */
+  readonly pollUs?: number;
+  /** `pool` uses preadv and pwritev on a few threads even where io_uring is allowed. */
+  readonly engine?: PoolOptions['engine'];
+  /** How page-cached reads and writes are run. */
+  readonly policy?: PoolOptions['policy'];
+}
+
+/** The worker's first file, beside this one, in TypeScript or compiled. */
+const ENTRY = new URL(`./worker${extname(import.meta.url)}`, import.meta.url);
+
+/** Start the engine for so many queues. */
+export function startEngine(
+  queues: number,
+  options: EngineOptions,
+  died: (error: Error) => void,
+): Promise<ReactorPool> {
+  const online = cpus().length || 1;
+  return ReactorPool.start(
+    native,
+    ENTRY,
+    {
+      threads: options.threads ?? Math.min(queues, online),
+      pollUs: options.pollUs ?? (online > 1 ? 100 : 0),
+      engine: options.engine ?? 'auto',
+      policy: options.policy ?? 'auto',
+    },
+    died,
+  );
+}

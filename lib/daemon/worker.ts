@@ -1,0 +1,12 @@
+/** The first file of every engine thread: says what devices and memories there are. */
+import { native } from '../native/index.ts';
+import { runReactor } from '../reactor/index.ts';
+import { VDUSE_MEMORY, VduseMemory, type VduseMemoryOptions } from '../transport/vduse/index.ts';
+import { BLOCK_MODEL, openBlockModel } from './block-model.ts';
+
+runReactor(native, {
+  models: { [BLOCK_MODEL]: openBlockModel },
+  memories: {
+    [VDUSE_MEMORY]: (options) => new VduseMemory(native, options as VduseMemoryOptions),
+  },
+});
