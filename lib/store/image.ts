@@ -84,6 +84,14 @@ export class Image {
   close(): void {
     this.fd.close();
   }
+
+  /** Close, and remove an image that `openImage` made: it came to nothing. */
+  discard(): void {
+    if (this.created && this.fd.fd >= 0) {
+      removeCreated(this.info.name, fstatSync(this.fd.fd, { bigint: true }).ino);
+    }
+    this.close();
+  }
 }
 
 /**
