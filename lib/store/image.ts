@@ -51,8 +51,8 @@ const REMOTE_FILE_SYSTEMS = new Set([
 export class Image {
   readonly fd: OwnedFd;
   readonly kind: 'file' | 'block';
-  /** `openImage` made it. */
-  readonly created: boolean;
+  /** The inode that `openImage` made; undefined when the image was there before. */
+  readonly #createdInode: bigint | undefined;
   /** What the user should be told, each in the form `what: why (what to do)`. */
   readonly warnings: readonly string[];
   /** What a `FileStore` needs; `postMessage` carries it. */
@@ -62,14 +62,19 @@ export class Image {
     fd: OwnedFd,
     target: FileTarget,
     kind: 'file' | 'block',
-    created: boolean,
+    createdInode: bigint | undefined,
     warnings: readonly string[],
   ) {
     this.fd = fd;
     this.target = target;
     this.kind = kind;
-    this.created = created;
+    this.#createdInode = createdInode;
     this.warnings = warnings;
+  }
+
+  /** `openImage` made it. */
+  get created(): boolean {
+    return this.#createdInode !== undefined;
   }
 
   get info(): StoreInfo {
@@ -87,10 +92,8 @@ export class Image {
 
   /** Close, and remove an image that `openImage` made: it came to nothing. */
   discard(): void {
-    if (this.created && this.fd.fd >= 0) {
-      removeCreated(this.info.name, fstatSync(this.fd.fd, { bigint: true }).ino);
-    }
     this.close();
+    if (this.#createdInode !== undefined) removeCreated(this.info.name, this.#createdInode);
   }
 }
 
@@ -107,7 +110,7 @@ export function openImage(path: string, options: ImageOptions): Image {
     // A non-blocking file would make io_uring fail with EAGAIN what has to wait.
     native.setNonblocking(fd.fd, false);
     lock(path, fd, options.readOnly);
-    return describe(path, fd, options, created !== undefined);
+    return describe(path, fd, options, created);
   } catch (error) {
     fd?.close();
     if (created !== undefined) removeCreated(path, created);
@@ -186,7 +189,12 @@ function lock(path: string, fd: OwnedFd, readOnly: boolean): void {
   if (!locked) throw inUse(path, 'another process serves or uses it');
 }
 
-function describe(path: string, fd: OwnedFd, options: ImageOptions, created: boolean): Image {
+function describe(
+  path: string,
+  fd: OwnedFd,
+  options: ImageOptions,
+  created: bigint | undefined,
+): Image {
   const stats = fstatSync(fd.fd, { bigint: true });
   const block = stats.isBlockDevice() ? native.blockDeviceInfo(fd.fd) : undefined;
   if (block?.readOnly && !options.readOnly) throw readOnlyError(path, 'the device is read-only');
