@@ -1,0 +1,211 @@
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <ctime>
+
+#include "args.h"
+#include "exports.h"
+#include "io-row.h"
+#include "io.h"
+#include "signals.h"
+#include "vduse-uapi.h"
+
+namespace vduse {
+
+namespace {
+
+ssize_t transfer(const IoRow& row, const iovec* vectors, uint32_t count, uint64_t done) {
+  const auto offset = static_cast<off_t>(row.offset + done);
+  const int flags = static_cast<int>(row.rwFlags);
+  if (count == 1 && flags == 0) {
+    return row.kind == static_cast<uint32_t>(IoKind::Read)
+               ? ::pread(row.fd, vectors->iov_base, vectors->iov_len, offset)
+               : ::pwrite(row.fd, vectors->iov_base, vectors->iov_len, offset);
+  }
+  const int vectorCount = static_cast<int>(count);
+  return row.kind == static_cast<uint32_t>(IoKind::Read)
+             ? ::preadv2(row.fd, vectors, vectorCount, offset, flags)
+             : ::pwritev2(row.fd, vectors, vectorCount, offset, flags);
+}
+
+/// Drops the first `bytes` of the vectors.
+void advance(iovec*& vectors, uint32_t& count, size_t bytes) {
+  while (count > 0 && bytes >= vectors->iov_len) {
+    bytes -= vectors->iov_len;
+    ++vectors;
+    --count;
+  }
+  if (count == 0) return;
+  vectors->iov_base = static_cast<char*>(vectors->iov_base) + bytes;
+  vectors->iov_len -= bytes;
+}
+
+/// Goes on after a short transfer, which a signal or the end of a device may have caused.
+int32_t transferRest(const IoRow& row, const iovec* vectors, uint64_t done, uint64_t total) {
+  iovec copy[kMaxVectors];
+  std::memcpy(copy, vectors, row.vectorCount * sizeof *copy);
+  iovec* rest = copy;
+  uint32_t count = row.vectorCount;
+  advance(rest, count, done);
+  while (done < total) {
+    const ssize_t moved = transfer(row, rest, count, done);
+    if (moved == 0) break;
+    if (moved < 0) {
+      if (errno == EINTR) continue;
+      return -errno;
+    }
+    done += static_cast<uint64_t>(moved);
+    advance(rest, count, static_cast<size_t>(moved));
+  }
+  return static_cast<int32_t>(done);
+}
+
+int32_t readOrWrite(const IoRow& row, const iovec* vectors) {
+  uint64_t total = 0;
+  for (uint32_t i = 0; i < row.vectorCount; i++) {
+    if (vectors[i].iov_len > INT32_MAX) return -EINVAL;
+    total += vectors[i].iov_len;
+  }
+  // The result has 31 bits for the count.
+  if (total > INT32_MAX) return -EINVAL;
+  ssize_t moved;
+  do {
+    moved = transfer(row, vectors, row.vectorCount, 0);
+  } while (moved < 0 && errno == EINTR);
+  if (moved < 0) return -errno;
+  if (static_cast<uint64_t>(moved) == total || moved == 0 || row.rwFlags != 0) {
+    return static_cast<int32_t>(moved);
+  }
+  return transferRest(row, vectors, static_cast<uint64_t>(moved), total);
+}
+
+template <class Call>
+int32_t untilDone(Call call) {
+  while (call() != 0) {
+    if (errno != EINTR) return -errno;
+  }
+  return 0;
+}
+
+}  // namespace
+
+int32_t runRow(const IoRow& row, const iovec* vectors) {
+  switch (static_cast<IoKind>(row.kind)) {
+    case IoKind::Read:
+    case IoKind::Write:
+      return readOrWrite(row, vectors);
+    case IoKind::Sync:
+      return untilDone([&] { return ::fdatasync(row.fd); });
+    case IoKind::Allocate:
+      return untilDone([&] {
+        return ::fallocate(row.fd, static_cast<int>(row.mode), static_cast<off_t>(row.offset),
+                           static_cast<off_t>(row.length));
+      });
+  }
+  return -EINVAL;
+}
+
+bool takeIoTable(napi_env env, const napi_value* args, IoTableView* view) {
+  Bytes rows, vectors;
+  int64_t first, count;
+  if (!takeArrayBuffer(env, args[0], "rows", &rows) ||
+      !takeArrayBuffer(env, args[1], "vectors", &vectors)) {
+    return false;
+  }
+  const double capacity = static_cast<double>(rows.length / sizeof(IoRow));
+  if (!takeInteger(env, args[2], "first", 0, capacity, &first) ||
+      !takeInteger(env, args[3], "count", 0, capacity - static_cast<double>(first), &count)) {
+    return false;
+  }
+  view->rows = reinterpret_cast<IoRow*>(rows.data) + first;
+  view->count = static_cast<uint32_t>(count);
+  view->vectors = reinterpret_cast<const iovec*>(vectors.data);
+  view->vectorCapacity = vectors.length / sizeof(iovec);
+  return true;
+}
+
+napi_value ioRun(napi_env env, napi_callback_info raw) {
+  size_t argc = 4;
+  napi_value args[4];
+  napi_get_cb_info(env, raw, &argc, args, nullptr, nullptr);
+  IoTableView view;
+  if (!takeIoTable(env, args, &view)) return nullptr;
+  for (uint32_t i = 0; i < view.count; i++) {
+    IoRow& row = view.rows[i];
+    row.result = view.valid(row) ? runRow(row, view.vectors + row.firstVector) : -EINVAL;
+  }
+  return nullptr;
+}
+
+void sendSignals(int32_t* triples, size_t count) {
+  const uint64_t one = 1;
+  for (size_t i = 0; i < count; i++) {
+    int32_t* triple = triples + i * 3;
+    const auto index = static_cast<uint32_t>(triple[1]);
+    int error;
+    do {
+      const bool sent = triple[1] == -1
+                            ? ::write(triple[0], &one, sizeof one) == sizeof one
+                            : ::ioctl(triple[0], uapi::VDUSE_VQ_INJECT_IRQ, &index) == 0;
+      error = sent ? 0 : errno;
+    } while (error == EINTR);
+    // A full eventfd is readable already, which is all a signal is for.
+    triple[2] = triple[1] == -1 && error == EAGAIN ? 0 : error;
+  }
+}
+
+bool takeSignals(napi_env env, napi_value array, napi_value count, int32_t** triples,
+                 size_t* howMany) {
+  int64_t signals;
+  if (!takeInteger(env, count, "signalCount", 0, kMaxI32, &signals)) return false;
+  *howMany = static_cast<size_t>(signals);
+  // Most entries carry none: don't even look at the array.
+  return signals == 0 || takeInt32Array(env, array, "signals", *howMany * 3, triples);
+}
+
+bool takeTimeout(napi_env env, napi_value value, timespec* time, bool* bounded) {
+  int64_t microseconds;
+  if (!takeInteger(env, value, "timeoutUs", -1, kMaxSafeInteger, &microseconds)) return false;
+  *bounded = microseconds >= 0;
+  time->tv_sec = microseconds / 1000000;
+  time->tv_nsec = microseconds % 1000000 * 1000;
+  return true;
+}
+
+napi_value signalAndPoll(napi_env env, napi_callback_info raw) {
+  size_t argc = 5;
+  napi_value args[5];
+  napi_get_cb_info(env, raw, &argc, args, nullptr, nullptr);
+  int64_t fdCount;
+  int32_t *pairs, *signals = nullptr;
+  size_t signalCount;
+  timespec time;
+  bool bounded;
+  if (!takeInteger(env, args[1], "fdCount", 0, kMaxI32, &fdCount) ||
+      !takeInt32Array(env, args[0], "fds", static_cast<size_t>(fdCount) * 2, &pairs) ||
+      !takeTimeout(env, args[2], &time, &bounded) ||
+      !takeSignals(env, args[3], args[4], &signals, &signalCount)) {
+    return nullptr;
+  }
+  sendSignals(signals, signalCount);
+  // A pair is as large as struct pollfd, so the kernel works on the array itself.
+  static_assert(sizeof(pollfd) == 2 * sizeof(int32_t));
+  auto* polls = reinterpret_cast<pollfd*>(pairs);
+  for (int64_t i = 0; i < fdCount; i++) {
+    polls[i].events = POLLIN;
+    polls[i].revents = 0;
+  }
+  const int ready =
+      ::ppoll(polls, static_cast<nfds_t>(fdCount), bounded ? &time : nullptr, nullptr);
+  const int result = ready < 0 ? -errno : ready;
+  for (int64_t i = 0; i < fdCount; i++) pairs[i * 2 + 1] = polls[i].revents;
+  napi_value value = nullptr;
+  napi_create_int32(env, result, &value);
+  return value;
+}
+
+}  // namespace vduse

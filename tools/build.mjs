@@ -1,0 +1,102 @@
+#!/usr/bin/env node
+// Builds the package: `node tools/build.mjs [native] [ts] [prebuild]`, by default native and ts.
+// Quiet when all is well.
+import { spawnSync } from 'node:child_process';
+import {
+  accessSync,
+  chmodSync,
+  constants,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+} from 'node:fs';
+import { createRequire } from 'node:module';
+import { delimiter, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const require = createRequire(import.meta.url);
+const addon = join(root, 'build/Release/vduse.node');
+
+function fail(why) {
+  process.stderr.write(`vduse: build: ${why}\n`);
+  process.exit(1);
+}
+
+function onPath(program) {
+  return (process.env.PATH ?? '').split(delimiter).some((folder) => {
+    try {
+      accessSync(join(folder, program), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/** `names`: any one of them will do; the first is what to ask for. */
+function need(names, remedy) {
+  if (!names.some((name) => name && onPath(name))) fail(`${names[0]} not found (${remedy})`);
+}
+
+/** Runs a command; shows what it printed only if it fails. */
+function run(what, program, args) {
+  const done = spawnSync(program, args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 });
+  if (done.status === 0) return;
+  process.stderr.write(`${done.stdout ?? ''}${done.stderr ?? ''}`);
+  fail(`${what} failed (${done.error?.message ?? done.signal ?? `status ${done.status}`})`);
+}
+
+/** The program a development dependency installs as `bin`. */
+function bin(dependency, name) {
+  let manifest;
+  try {
+    manifest = require.resolve(`${dependency}/package.json`);
+  } catch {
+    fail(`${dependency} not found (install the dependencies: npm ci)`);
+  }
+  return join(dirname(manifest), JSON.parse(readFileSync(manifest, 'utf8')).bin[name]);
+}
+
+function native() {
+  need(['cmake'], 'install it: apt-get install cmake');
+  need(['make', 'ninja'], 'install it: apt-get install make');
+  need(['g++', 'clang++', 'c++', process.env.CXX], 'install it: apt-get install g++');
+  const cmakeJs = bin('cmake-js', 'cmake-js');
+  // CMake refuses a cache that was made where the checkout lay before.
+  const cache = join(root, 'build/CMakeCache.txt');
+  if (existsSync(cache) && !readFileSync(cache, 'utf8').includes(`=${join(root, 'native')}\n`)) {
+    rmSync(join(root, 'build'), { recursive: true });
+  }
+  run('the addon', process.execPath, [cmakeJs, 'build', '-d', 'native', '-O', 'build']);
+  if (!existsSync(addon)) fail(`no ${addon} came of it`);
+}
+
+function ts() {
+  const tsc = bin('typescript', 'tsc');
+  rmSync(join(root, 'dist'), { recursive: true, force: true });
+  run('TypeScript', process.execPath, [tsc, '-p', 'tsconfig.build.json']);
+  const { bin: programs } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+  for (const path of Object.values(programs)) {
+    if (existsSync(join(root, path))) chmodSync(join(root, path), 0o755);
+  }
+}
+
+function prebuild() {
+  if (!existsSync(addon)) native();
+  const folder = join(root, `prebuilds/${process.platform}-${process.arch}`);
+  const copy = join(folder, 'vduse.napi.glibc.node');
+  need(['strip'], 'install it: apt-get install binutils');
+  mkdirSync(folder, { recursive: true });
+  copyFileSync(addon, copy);
+  run('strip', 'strip', ['--strip-unneeded', copy]);
+}
+
+const steps = { native, ts, prebuild };
+const wanted = process.argv.slice(2);
+for (const step of wanted.length > 0 ? wanted : ['native', 'ts']) {
+  if (!Object.hasOwn(steps, step)) fail(`unknown step '${step}' (one of native, ts, prebuild)`);
+  steps[step]();
+}
