@@ -22,21 +22,23 @@ class OwnedFd {
 
   explicit OwnedFd(UniqueFd fd) : fd_(std::move(fd)) {}
 
-  Napi::Value fd(const Napi::CallbackInfo& info) {
-    return Napi::Number::New(info.Env(), fd_.get());
-  }
-
   Napi::Value close(const Napi::CallbackInfo& info) {
+    const int fd = forget(info);
     // Linux has closed the descriptor even when it reports EINTR.
-    if (fd_ && ::close(fd_.release()) != 0 && errno != EINTR) failed("close");
+    if (fd >= 0 && ::close(fd) != 0 && errno != EINTR) failed("close");
     return info.Env().Undefined();
   }
 
   Napi::Value release(const Napi::CallbackInfo& info) {
-    return Napi::Number::New(info.Env(), fd_.release());
+    return Napi::Number::New(info.Env(), forget(info));
   }
 
  private:
+  int forget(const Napi::CallbackInfo& info) {
+    if (fd_) setProperty(info.Env(), info.This(), "fd", Napi::Number::New(info.Env(), -1), true);
+    return fd_.release();
+  }
+
   UniqueFd fd_;
 };
 
@@ -50,13 +52,15 @@ ssize_t readEventFd(int fd, uint64_t* count) {
 }  // namespace
 
 void defineOwnedFd(napi_env env) {
-  defineHandleClass<OwnedFd>(
-      env, {getterOf<OwnedFd, &OwnedFd::fd>("fd"), methodOf<OwnedFd, &OwnedFd::close>("close"),
-            methodOf<OwnedFd, &OwnedFd::release>("release")});
+  defineHandleClass<OwnedFd>(env, {methodOf<OwnedFd, &OwnedFd::close>("close"),
+                                   methodOf<OwnedFd, &OwnedFd::release>("release")});
 }
 
 Napi::Value ownedFd(napi_env env, UniqueFd fd) {
-  return {env, createHandle(env, std::make_unique<OwnedFd>(std::move(fd)))};
+  const int number = fd.get();
+  const napi_value object = createHandle(env, std::make_unique<OwnedFd>(std::move(fd)));
+  setProperty(env, object, "fd", Napi::Number::New(env, number), true);
+  return {env, object};
 }
 
 Napi::Value createEventFd(const Napi::CallbackInfo& info) {

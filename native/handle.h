@@ -60,6 +60,17 @@ T& unwrapHandle(napi_env env, napi_value object) {
   return *static_cast<T*>(data);
 }
 
+/// A property JavaScript reads without a call into native code (a getter costs it 100 ns). It can't
+/// be assigned; `changes` lets this function give it another value later.
+inline void setProperty(napi_env env, napi_value object, const char* name, napi_value value,
+                        bool changes) {
+  const auto attributes = static_cast<napi_property_attributes>(
+      napi_enumerable | (changes ? napi_configurable : napi_default));
+  const napi_property_descriptor property = {name,    nullptr, nullptr,    nullptr,
+                                             nullptr, value,   attributes, nullptr};
+  check(env, napi_define_properties(env, object, 1, &property));
+}
+
 /// A method or getter of a handle class.
 template <class T, Napi::Value (T::*Method)(const Napi::CallbackInfo&)>
 napi_value method(napi_env env, napi_callback_info raw) {

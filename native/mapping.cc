@@ -28,15 +28,6 @@ class Mapping {
 
   explicit Mapping(std::shared_ptr<Region> region) : region_(std::move(region)) {}
 
-  Napi::Value address(const Napi::CallbackInfo& info) {
-    return Napi::Number::New(info.Env(),
-                             static_cast<double>(reinterpret_cast<uintptr_t>(region_->address())));
-  }
-
-  Napi::Value length(const Napi::CallbackInfo& info) {
-    return Napi::Number::New(info.Env(), static_cast<double>(region_->length()));
-  }
-
   Napi::Value poisoned(const Napi::CallbackInfo& info) {
     return Napi::Boolean::New(info.Env(), region_->poisoned());
   }
@@ -44,7 +35,6 @@ class Mapping {
   Napi::Value unmap(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     if (region_->address() == nullptr) return env.Undefined();
-    // A plain property that can't be changed: reading it costs JavaScript no call.
     const Napi::Value buffer = info.This().As<Napi::Object>().Get("buffer");
     bool detached = false;
     check(env, napi_is_detached_arraybuffer(env, buffer, &detached));
@@ -55,6 +45,7 @@ class Mapping {
       // Somebody moved the memory to another ArrayBuffer (transfer()); it goes with that one.
       region_ = std::make_shared<Region>(nullptr, region_->length(), nullptr);
     }
+    setProperty(env, info.This(), "address", Napi::Number::New(env, 0), true);
     return env.Undefined();
   }
 
@@ -75,9 +66,12 @@ Napi::Value mappingOf(Napi::Env env, void* address, size_t length, sigbus::Slot*
   napi_value buffer;
   check(env, napi_create_external_arraybuffer(env, address, length, finalize, hint.get(), &buffer));
   hint.release();
-  const napi_property_descriptor property = {"buffer", nullptr, nullptr,         nullptr,
-                                             nullptr,  buffer,  napi_enumerable, nullptr};
-  check(env, napi_define_properties(env, object, 1, &property));
+  const auto number = [env](auto value) {
+    return Napi::Number::New(env, static_cast<double>(value));
+  };
+  setProperty(env, object, "buffer", buffer, false);
+  setProperty(env, object, "length", number(length), false);
+  setProperty(env, object, "address", number(reinterpret_cast<uintptr_t>(address)), true);
   return {env, object};
 }
 
@@ -93,9 +87,7 @@ void Region::unmap() {
 }
 
 void defineMapping(napi_env env) {
-  defineHandleClass<Mapping>(env, {getterOf<Mapping, &Mapping::address>("address"),
-                                   getterOf<Mapping, &Mapping::length>("length"),
-                                   getterOf<Mapping, &Mapping::poisoned>("poisoned"),
+  defineHandleClass<Mapping>(env, {getterOf<Mapping, &Mapping::poisoned>("poisoned"),
                                    methodOf<Mapping, &Mapping::unmap>("unmap")});
 }
 
