@@ -42,6 +42,7 @@ export abstract class IoEngine implements IoPort {
   readonly #freeSlots: number[] = [];
   #slots = 0;
   #routed = 0;
+  #delivered = false;
 
   protected constructor(addon: Addon, policy: IoPolicy) {
     this.addon = addon;
@@ -57,11 +58,20 @@ export abstract class IoEngine implements IoPort {
   abstract unwatch(key: number): void;
 
   /**
-   * Send pending signals and hand out what is queued; then, unless `timeoutUs` is 0, wait for an
+   * Route what was pushed, send pending signals, hand out; then, unless `timeoutUs` is 0, wait for an
    * event or completion at most that long (-1: for ever). Completions and events are delivered
-   * before it returns.
+   * before it returns; true when there were any.
    */
-  abstract wait(timeoutUs: number, onEvent: EventHandler): void;
+  wait(timeoutUs: number, onEvent: EventHandler): boolean {
+    this.submit();
+    this.#delivered = false;
+    this.enter(this.#boundedTimeout(timeoutUs), onEvent);
+    this.#fireTimers();
+    return this.#delivered;
+  }
+
+  /** The kernel entry of `wait`; calls `finish` and `event`. */
+  protected abstract enter(timeoutUs: number, onEvent: EventHandler): void;
 
   /** True when something waits to be delivered (one load, for polling). */
   abstract ready(): boolean;
@@ -131,7 +141,14 @@ export abstract class IoEngine implements IoPort {
     const token = this.#slotToken[slot]!;
     this.#freeSlots.push(slot);
     this.inFlight--;
+    this.#delivered = true;
     this.#owners[owner]!.rowCompleted(token, result);
+  }
+
+  /** Deliver an event. */
+  protected event(key: number, onEvent: EventHandler): void {
+    this.#delivered = true;
+    onEvent(key);
   }
 
   /** After a kernel entry: report refused signals, forget all. */
@@ -146,16 +163,17 @@ export abstract class IoEngine implements IoPort {
   }
 
   /** The time limit of a wait, shortened to the next timer. */
-  protected boundedTimeout(timeoutUs: number): number {
+  #boundedTimeout(timeoutUs: number): number {
     const next = this.#timers.at(-1);
     if (next === undefined) return timeoutUs;
     const left = Math.max(1, Math.ceil((next.due - performance.now()) * 1000));
     return timeoutUs < 0 ? left : Math.min(timeoutUs, left);
   }
 
-  protected fireTimers(): void {
+  #fireTimers(): void {
     while (this.#timers.length > 0 && this.#timers.at(-1)!.due <= performance.now()) {
       const timer = this.#timers.pop()!;
+      this.#delivered = true;
       this.#owners[timer.owner]?.rowCompleted(timer.token, 0);
     }
   }

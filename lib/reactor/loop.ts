@@ -70,15 +70,14 @@ export class ReactorLoop {
   run(): void {
     while (!this.#exit) {
       const busy = this.#turn();
-      this.#finishDrains();
-      if (busy) {
+      if (this.#finishDrains() || busy) {
         this.#sendSignals();
         this.#engine.wait(0, this.#onEvent);
         continue;
       }
       if (this.#spin.enabled && this.#hot.length > 0) {
         this.#sendSignals();
-        this.#engine.wait(0, this.#onEvent);
+        if (this.#engine.wait(0, this.#onEvent)) continue;
         if (this.#spin.until(this.#somethingToDo)) continue;
       }
       if (this.#armAll()) continue;
@@ -230,8 +229,9 @@ export class ReactorLoop {
     this.#heat(runner);
   }
 
-  /** Orders that waited for I/O are carried out once it ended. */
-  #finishDrains(): void {
+  /** Orders that waited for I/O are carried out once it ended; true when there was one. */
+  #finishDrains(): boolean {
+    let any = false;
     for (const device of this.#devices.values()) {
       while (device.draining && device.drained) {
         // What was completed last is published and signalled before the answer.
@@ -245,8 +245,10 @@ export class ReactorLoop {
           this.#heat(runner);
         }
         done();
+        any = true;
       }
     }
+    return any;
   }
 
   #forget(runner: QueueRunner): void {

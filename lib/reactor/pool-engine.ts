@@ -49,12 +49,11 @@ export class PoolEngine extends IoEngine {
     return false;
   }
 
-  wait(timeoutUs: number, onEvent: EventHandler): void {
-    const bounded = this.boundedTimeout(timeoutUs);
+  protected enter(timeoutUs: number, onEvent: EventHandler): void {
     const ready = this.addon.signalAndPoll(
       this.#fds,
       this.#fdCount,
-      bounded,
+      timeoutUs,
       this.signals,
       this.signalCount,
     );
@@ -62,7 +61,6 @@ export class PoolEngine extends IoEngine {
     this.clearTable();
     if (ready < 0 && ready !== EINTR) throw new Error(`ppoll failed: errno ${-ready}`);
     if (ready > 0) this.#deliver(onEvent);
-    this.fireTimers();
   }
 
   close(): void {
@@ -84,7 +82,7 @@ export class PoolEngine extends IoEngine {
       readyKeys.push(this.#keys[i]!);
     }
     if (this.#fds[1] !== 0) this.#reap();
-    for (const key of readyKeys) onEvent(key);
+    for (const key of readyKeys) this.event(key, onEvent);
   }
 
   #reap(): void {

@@ -123,19 +123,17 @@ export class UringEngine extends IoEngine {
     return (words[this.#sqFlagsAt]! & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) !== 0;
   }
 
-  wait(timeoutUs: number, onEvent: EventHandler): void {
-    this.#onEvent = onEvent;
-    const bounded = this.boundedTimeout(timeoutUs);
-    this.#enter(bounded === 0 || this.ready() ? 0 : 1, bounded);
-    this.#reap();
-    this.fireTimers();
-  }
-
   close(): void {
     this.#ringMemory.unmap();
     this.#sqeMemory.unmap();
     this.#ring.ring.close();
     this.table.close();
+  }
+
+  protected enter(timeoutUs: number, onEvent: EventHandler): void {
+    this.#onEvent = onEvent;
+    this.#enterKernel(timeoutUs === 0 || this.ready() ? 0 : 1, timeoutUs);
+    this.#reap();
   }
 
   protected start(row: number, slot: number): void {
@@ -195,7 +193,7 @@ export class UringEngine extends IoEngine {
 
   /** A zeroed entry with its first words set; its index in words. */
   #nextSqe(opcode: number, fd: number, user: number, tag: number): number {
-    while (this.#unsubmitted > this.#sqMask) this.#enter(0, 0);
+    while (this.#unsubmitted > this.#sqMask) this.#enterKernel(0, 0);
     const at = (this.#sqTail & this.#sqMask) * SQE_WORDS;
     const sqes = this.#sqes;
     sqes[at] = opcode;
@@ -208,7 +206,7 @@ export class UringEngine extends IoEngine {
     return at;
   }
 
-  #enter(minComplete: number, timeoutUs: number): void {
+  #enterKernel(minComplete: number, timeoutUs: number): void {
     if (minComplete === 0 && this.#unsubmitted === 0 && this.signalCount === 0 && !this.ready()) {
       this.clearTable();
       return;
@@ -261,7 +259,7 @@ export class UringEngine extends IoEngine {
       return;
     }
     if ((flags & IORING_CQE_F_MORE) === 0) this.#armPoll(watched.fd, poll);
-    this.#onEvent(watched.key);
+    this.event(watched.key, this.#onEvent);
   }
 }
 

@@ -74,11 +74,11 @@ export class MockMemory {
 
   /** True while nothing was written outside the regions. */
   get intact(): boolean {
-    return this.#backings.every(({ region, bytes }) =>
-      bytes.every((byte, i) => {
-        const inside = i >= GUARD && i < GUARD + region.length;
-        return inside || byte === GUARD_BYTE;
-      }),
+    return this.#backings.every(
+      ({ region, bytes }) =>
+        bytes.length === 0 ||
+        (bytes.subarray(0, GUARD).every(isGuard) &&
+          bytes.subarray(GUARD + region.length).every(isGuard)),
     );
   }
 
@@ -87,4 +87,8 @@ export class MockMemory {
     if (region === undefined) throw new RangeError(`0x${address.toString(16)}: not in memory`);
     return region;
   }
+}
+
+function isGuard(byte: number): boolean {
+  return byte === GUARD_BYTE;
 }

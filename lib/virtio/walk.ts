@@ -138,6 +138,7 @@ export class ChainWalker {
       if ((region.access & Access.Read) === 0) {
         throw new RingFault('indirect-unmapped', address + done);
       }
+      if (region.u8.length === 0) throw new RingFault('memory-vanished', address + done);
       const offset = address + done - region.start;
       const bytes = Math.min(DESC_BYTES - done, region.length - offset);
       for (let i = 0; i < bytes; i++) this.#entry8[done + i] = region.u8[offset + i]!;
