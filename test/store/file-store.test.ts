@@ -68,12 +68,12 @@ function transfer(store: Store, kind: 'read' | 'write', at: number, pieces: Piec
   for (const piece of pieces) store.addMemory(piece.memory, piece.offset, piece.length);
 }
 
-/** Cut `length` bytes into pieces of one memory at alignments that `salt` chooses. */
+/** Cut `length` bytes into pieces (at most 1024: IOV_MAX) at alignments that `salt` chooses. */
 function pieces(memory: Memory, length: number, salt: readonly number[]): Piece[] {
   const list: Piece[] = [];
   let at = 0;
   for (let done = 0, i = 0; done < length; i++) {
-    const bytes = Math.min(length - done, 1 + (salt[i % salt.length]! % 3000));
+    const bytes = Math.min(length - done, 13 + (salt[i % salt.length]! % 3000));
     at += salt[(i + 1) % salt.length]! % 7;
     list.push({ memory, offset: at, length: bytes });
     at += bytes;
