@@ -1,0 +1,58 @@
+#!/usr/bin/env node
+// Makes an OCI bundle whose container has one block device and no capability:
+//   bundle.mjs DIRECTORY DEVICE COMMAND [ARGUMENT]...
+// The root file system is a static busybox; DEVICE appears inside as /dev/disk.
+import { execFileSync } from 'node:child_process';
+import { chmodSync, copyFileSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+const [directory, device, ...args] = process.argv.slice(2);
+if (args.length === 0) {
+  console.error('usage: bundle.mjs DIRECTORY DEVICE COMMAND [ARGUMENT]...');
+  process.exit(64);
+}
+
+const root = join(directory, 'rootfs');
+for (const folder of ['bin', 'dev', 'proc', 'tmp', 'mnt']) {
+  mkdirSync(join(root, folder), { recursive: true });
+}
+const busybox = execFileSync('sh', ['-c', 'command -v busybox'], { encoding: 'utf8' }).trim();
+copyFileSync(busybox, join(root, 'bin', 'busybox'));
+chmodSync(join(root, 'bin', 'busybox'), 0o755);
+for (const applet of ['sh', 'dd', 'cat', 'echo', 'cmp', 'ls', 'grep', 'tr', 'head', 'od']) {
+  execFileSync('ln', ['-sf', 'busybox', join(root, 'bin', applet)]);
+}
+
+// dev_t as the kernel's user-space ABI lays it out.
+const { rdev } = statSync(device);
+const major = (rdev >> 8) & 0xfff;
+const minor = (rdev & 0xff) | ((rdev >> 12) & 0xfff00);
+
+const config = {
+  ociVersion: '1.0.2',
+  process: {
+    user: { uid: 0, gid: 0 },
+    args,
+    env: ['PATH=/bin'],
+    cwd: '/',
+    noNewPrivileges: true,
+    capabilities: { bounding: [], effective: [], inheritable: [], permitted: [], ambient: [] },
+  },
+  root: { path: 'rootfs', readonly: false },
+  mounts: [
+    { destination: '/proc', type: 'proc', source: 'proc' },
+    { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'mode=755'] },
+  ],
+  linux: {
+    namespaces: ['pid', 'ipc', 'uts', 'mount', 'network'].map((type) => ({ type })),
+    devices: [{ path: '/dev/disk', type: 'b', major, minor, fileMode: 0o600, uid: 0, gid: 0 }],
+    // The node alone gives EPERM: the device cgroup must allow it too.
+    resources: {
+      devices: [
+        { allow: false, access: 'rwm' },
+        { allow: true, type: 'b', major, minor, access: 'rw' },
+      ],
+    },
+  },
+};
+writeFileSync(join(directory, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
