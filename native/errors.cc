@@ -3,7 +3,6 @@
 #include <cctype>
 #include <cstring>
 #include <new>
-#include <system_error>
 
 namespace vduse {
 
@@ -47,16 +46,18 @@ napi_value toError(napi_env env, const SystemFailure& failure) {
 }
 
 void rethrowToJavaScript(napi_env env) {
+  // Every status here may say that a worker is being terminated: then nobody is left to tell, and
+  // Napi::Error's own way of throwing would end the process.
   try {
     throw;
   } catch (const SystemFailure& failure) {
     try {
       napi_throw(env, toError(env, failure));
     } catch (const Napi::Error& error) {
-      error.ThrowAsJavaScriptException();
+      napi_throw(env, error.Value());
     }
   } catch (const Napi::Error& error) {
-    error.ThrowAsJavaScriptException();
+    napi_throw(env, error.Value());
   } catch (const std::bad_alloc&) {
     napi_throw_range_error(env, "ERR_MEMORY_ALLOCATION_FAILED", "out of memory");
   } catch (const std::exception& error) {

@@ -99,10 +99,17 @@ class FdWatcher {
     if (!armed_ || turn != turn_) return;
     if (napi_get_reference_value(env, self_, &self) != napi_ok || self == nullptr) return;
     disarm();
-    // Statuses don't matter: an exception of the callback is Node's to report.
-    if (napi_get_named_property(env, self, "onReady", &callback) == napi_ok &&
-        napi_get_undefined(env, &receiver) == napi_ok) {
-      napi_call_function(env, receiver, callback, 0, nullptr, nullptr);
+    if (napi_get_named_property(env, self, "onReady", &callback) != napi_ok ||
+        napi_get_undefined(env, &receiver) != napi_ok) {
+      return;
+    }
+    napi_call_function(env, receiver, callback, 0, nullptr, nullptr);
+    // Node would swallow it with a deprecation warning (DEP0168).
+    bool thrown = false;
+    napi_value exception;
+    if (napi_is_exception_pending(env, &thrown) == napi_ok && thrown &&
+        napi_get_and_clear_last_exception(env, &exception) == napi_ok) {
+      napi_fatal_exception(env, exception);
     }
   }
 
