@@ -176,6 +176,26 @@ t.test('a worker ended in the middle of everything', async (t) => {
     await sleep(round * 3);
     await worker.terminate();
   }
+  // Terminated inside a call, where Node-API refuses everything from one moment to the next.
+  for (let round = 0; round < 5; round++) {
+    const { worker, message } = inWorker(`
+      parentPort.postMessage('started');
+      const into = new Uint8Array(8);
+      for (;;) {
+        try { native.vduseVqGetInfo(0, 0); } catch {}
+        try { native.unixListen('', 0); } catch {}
+        const [one, two] = native.unixPair();
+        native.sendMessage(one.fd, into, [0, 1], 0);
+        for (const owned of native.receiveMessage(two.fd, into, 2).fds) owned.close();
+        native.allocate(4096).unmap();
+        one.close();
+        two.close();
+      }
+    `);
+    await message;
+    await sleep(round);
+    await worker.terminate();
+  }
   t.ok(
     await collectUntil(() => openFds() <= before + 1),
     `${openFds()} descriptors, ${before} before`,

@@ -253,7 +253,7 @@ t.test('secrets: protected memory, kernel randomness, the keyring', async (t) =>
   const payload = Uint8Array.from([1, 2, 3, 0, 255]);
   let serial: number;
   try {
-    serial = native.addUserKey(`vduse-test-${process.pid}`, payload);
+    serial = native.addUserKey('vduse-test', payload);
   } catch (error) {
     const { code } = error as { code: string };
     if (code !== 'ENOSYS' && code !== 'EPERM') throw error;
@@ -261,11 +261,7 @@ t.test('secrets: protected memory, kernel randomness, the keyring', async (t) =>
     return;
   }
   t.strictSame([...native.readKey(serial)], [...payload]);
-  t.equal(
-    native.addUserKey(`vduse-test-${process.pid}`, payload.subarray(0, 2)),
-    serial,
-    'updated',
-  );
+  t.equal(native.addUserKey('vduse-test', payload.subarray(0, 2)), serial, 'updated');
   t.strictSame([...native.readKey(serial)], [1, 2]);
   t.throws(() => native.addUserKey('vduse-test', new Uint8Array(0)), {
     code: 'EINVAL',
