@@ -177,6 +177,8 @@ export class PackedDriver implements DriverQueue {
     const event = Atomics.load(this.deviceArea, 0);
     const flags = (event >>> 16) & 3;
     if (flags !== EVENT_DESC) return flags !== EVENT_DISABLE;
+    // The wrap counter tells two laps apart, not three.
+    if (added > this.size) return true;
     let ahead = (event & OFFSET_MASK) - this.#addedAt;
     if (((event >>> WRAP_BIT) & 1) !== this.#addedWrap) ahead += this.size;
     return ahead >= 0 && ahead < added;
