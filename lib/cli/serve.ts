@@ -1,11 +1,20 @@
 import type { CommandModule } from 'yargs';
-import { HeldError, type ServeOptions, serve, type VduseServer } from '../daemon/index.ts';
+import {
+  type DeviceOptions,
+  readConfig,
+  type ServerOptions,
+  serve,
+  UsageError,
+} from '../daemon/index.ts';
 import { parseSize } from '../store/index.ts';
-import { complain, humanSize, say, sayJson } from './output.ts';
+import { complain } from './output.ts';
+import { serveUntilStopped } from './serve-loop.ts';
 import { StopSignals } from './signals.ts';
+import { socketOf } from './socket-options.ts';
 
 interface ServeArguments {
-  image: string;
+  image?: string | undefined;
+  config?: string | undefined;
   name?: string | undefined;
   attach: boolean;
   size?: string | undefined;
@@ -16,6 +25,11 @@ interface ServeArguments {
   serial?: string | undefined;
   direct: boolean;
   'state-dir'?: string | undefined;
+  'socket-path'?: string | undefined;
+  'socket-group'?: string | undefined;
+  'socket-mode'?: string | undefined;
+  fd?: number | undefined;
+  ring?: 'split' | 'packed' | undefined;
   threads?: number | undefined;
   'poll-us'?: number | undefined;
   engine: 'auto' | 'pool';
@@ -23,13 +37,12 @@ interface ServeArguments {
 }
 
 export const serveCommand: CommandModule<object, ServeArguments> = {
-  command: 'serve <image>',
+  command: 'serve [image]',
   describe: 'serve a file or block device as a virtio disk, in the foreground',
   builder: (yargs) =>
     yargs
       .positional('image', {
         type: 'string',
-        demandOption: true,
         describe: 'a regular file or a block device',
       })
       .options({
@@ -74,6 +87,35 @@ export const serveCommand: CommandModule<object, ServeArguments> = {
           requiresArg: true,
           describe: 'where to keep what the next server needs to take the device over',
         },
+        'socket-path': {
+          type: 'string',
+          requiresArg: true,
+          describe: 'serve a virtual machine over vhost-user: listen on this socket',
+        },
+        fd: {
+          type: 'number',
+          requiresArg: true,
+          describe: 'the same, on a descriptor that listens or is connected',
+        },
+        'socket-group': {
+          type: 'string',
+          requiresArg: true,
+          describe: "the socket file's group",
+        },
+        'socket-mode': {
+          type: 'string',
+          requiresArg: true,
+          describe: "the socket file's mode, octal [default: 0600]",
+        },
+        ring: {
+          choices: ['split', 'packed'] as const,
+          describe: 'the kind of virtqueue [default: split; over a socket the front end chooses]',
+        },
+        config: {
+          type: 'string',
+          requiresArg: true,
+          describe: 'serve all devices of this JSON file (share/vduse-config.schema.json)',
+        },
         threads: {
           type: 'number',
           requiresArg: true,
@@ -94,11 +136,8 @@ export const serveCommand: CommandModule<object, ServeArguments> = {
   handler: async (argv) => {
     const stop = new StopSignals();
     try {
-      const server = await serve({
-        ...optionsOf(argv),
-        log: complain,
-        signal: stop.signal,
-      });
+      const devices = devicesOf(argv, stop.signal);
+      const server = await serve(devices, engineOf(argv));
       await serveUntilStopped(server, argv.json, stop);
     } finally {
       stop.close();
@@ -106,97 +145,50 @@ export const serveCommand: CommandModule<object, ServeArguments> = {
   },
 };
 
-function optionsOf(argv: ServeArguments): ServeOptions {
-  const given = <K extends string, V>(key: K, value: V | undefined) =>
-    value === undefined ? {} : ({ [key]: value } as { [P in K]: V });
+/** Options of one device: they come from the configuration file where there is one. */
+const DEVICE_OPTIONS = ['name', 'attach', 'size', 'serial', 'socket-path', 'fd', 'ring'] as const;
+
+function devicesOf(argv: ServeArguments, signal: AbortSignal): DeviceOptions | DeviceOptions[] {
+  const { image, config } = argv;
+  if (config !== undefined) {
+    const also = image ?? DEVICE_OPTIONS.find((option) => argv[option]);
+    if (also !== undefined) {
+      throw new UsageError(`--config: goes with neither an image nor ${also} (put it in the file)`);
+    }
+    return readConfig(config).map((device) => ({ ...device, signal }));
+  }
+  if (image === undefined || image === '') {
+    throw new UsageError('no image given (name a file or block device, or give --config FILE)');
+  }
+  const socket = socketOf(argv);
   return {
-    image: argv.image,
+    image,
     attach: argv.attach,
     queues: argv.queues,
     queueSize: argv['queue-size'],
     readOnly: argv['read-only'],
     blockSize: argv['block-size'],
     direct: argv.direct,
-    engine: argv.engine,
+    signal,
     ...given('name', argv.name),
     ...given('size', argv.size === undefined ? undefined : parseSize(argv.size)),
     ...given('serial', argv.serial),
     ...given('stateDir', argv['state-dir']),
+    ...given('ring', argv.ring),
+    ...given('socket', socket),
+  };
+}
+
+function engineOf(argv: ServeArguments): ServerOptions {
+  return {
+    log: complain,
+    engine: argv.engine,
     ...given('threads', argv.threads),
     ...given('pollUs', argv['poll-us']),
   };
 }
 
-async function serveUntilStopped(
-  server: VduseServer,
-  json: boolean,
-  stop: StopSignals,
-): Promise<void> {
-  const printCounters = () => tellCounters(server, json, 'counters');
-  process.on('SIGUSR1', printCounters);
-  tellReady(server, json);
-  try {
-    for (let force = false; ; force = true) {
-      const failure = await Promise.race([stop.next(), server.failed]);
-      if (failure !== undefined) throw failure;
-      try {
-        const outcome = await server.stop(force);
-        if (outcome.device === 'left') {
-          complain(
-            outcome.resumable
-              ? `${server.name}: still attached: drained and left for the next "vduse serve" of the same image and options`
-              : `${server.name}: still attached, and without a state directory it cannot be taken over (remove it: vdpa dev del ${server.name}; vduse destroy ${server.name})`,
-          );
-        }
-        break;
-      } catch (error) {
-        if (!(error instanceof HeldError)) throw error;
-        complain(error.message);
-      }
-    }
-  } finally {
-    process.off('SIGUSR1', printCounters);
-  }
-  if (json) tellCounters(server, json, 'stopped');
-}
-
-function tellReady(server: VduseServer, json: boolean): void {
-  const { name, transport, capacity, blockSize, queues, readOnly, engine, engineNote, resumed } =
-    server;
-  const node = server.node;
-  const next =
-    node === undefined ? `vdpa dev add name ${name} mgmtdev vduse` : `the disk is ${node}`;
-  if (json) {
-    sayJson({
-      event: 'ready',
-      name,
-      transport,
-      size: capacity,
-      blockSize,
-      queues,
-      readOnly,
-      engine,
-      ...(engineNote === undefined ? {} : { engineNote }),
-      resumed,
-      ...(node === undefined ? { next } : { node }),
-    });
-    return;
-  }
-  const how = engineNote === undefined ? engine : `${engine}: ${engineNote}`;
-  say(
-    `${name}: ${resumed ? 'taken over' : 'ready'}: ${humanSize(capacity)}, ${queues} queue${queues === 1 ? '' : 's'}${readOnly ? ', read-only' : ''}, ${how}; ${node === undefined ? 'next: ' : ''}${next}`,
-  );
-}
-
-function tellCounters(server: VduseServer, json: boolean, event: 'counters' | 'stopped'): void {
-  const queues = server.counters();
-  if (json) {
-    sayJson({ event, queues });
-    return;
-  }
-  for (const [index, { requests, bytes, interrupts, errors }] of queues.entries()) {
-    say(
-      `${server.name}: queue ${index}: ${requests} requests, ${bytes} bytes, ${interrupts} interrupts, ${errors} errors`,
-    );
-  }
+/** `{ key: value }`, or nothing where there is no value: an option not given is not undefined. */
+function given<K extends string, V>(key: K, value: V | undefined): { [P in K]?: V } {
+  return value === undefined ? {} : ({ [key]: value } as { [P in K]: V });
 }

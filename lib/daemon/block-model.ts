@@ -12,9 +12,17 @@ export interface BlockModelOptions {
   readonly target: FileTarget;
 }
 
+/** What the main thread tells the model of a disk that is served. */
+export interface BlockMessage {
+  /** The driver turned the write cache off or on (CONFIG_WCE). */
+  readonly writeThrough: boolean;
+}
+
 /** A disk on a reactor: each queue has its own channel to the one open image. */
 export function openBlockModel(options: unknown, io: IoPort): DeviceModel {
   const { block, target } = options as BlockModelOptions;
+  const queues = new Set<BlockQueueDevice>();
+  let cached = true;
   return {
     createQueue: ({ port, features, counters }) => {
       let store: FileStore | undefined;
@@ -25,7 +33,18 @@ export function openBlockModel(options: unknown, io: IoPort): DeviceModel {
         driverFeatures: features,
         counters,
       });
-      return { device, release: () => store?.close() };
+      if (!cached) device.writeThrough = true;
+      queues.add(device);
+      const release = () => {
+        queues.delete(device);
+        store?.close();
+      };
+      return { device, release };
+    },
+    tell: (message) => {
+      const { writeThrough } = message as BlockMessage;
+      cached = !writeThrough;
+      for (const queue of queues) queue.writeThrough = writeThrough;
     },
     // The image's descriptor belongs to the main thread.
     close: () => {},

@@ -6,19 +6,9 @@ import {
   type VduseState,
 } from '../transport/vduse/index.ts';
 import { isAttached } from '../vdpa/index.ts';
-import { Feature } from '../virtio/index.ts';
 import { type DeviceIdentity, firstDifference, readRecord, writeRecord } from './device-record.ts';
-import type { Disk } from './disk.ts';
+import type { HostedDevice } from './hosted-device.ts';
 import type { StateDirectory } from './state-directory.ts';
-
-/** VIRTIO_ID_BLOCK. */
-const BLOCK_DEVICE_ID = 2;
-
-/**
- * Ring features over VDUSE. INDIRECT_DESC is not among them: the guest is this kernel, whose indirect
- * tables cost more than they save (docs/architecture.md gives the measure).
- */
-const RING_FEATURES = Feature.Version1 | Feature.AccessPlatform | Feature.EventIndex;
 
 /** A device of ours in the kernel. */
 export interface ClaimedDevice {
@@ -32,19 +22,19 @@ export interface ClaimedDevice {
 /** Create the device, or take over the one an earlier server left. */
 export async function claimDevice(
   name: string,
-  disk: Disk,
+  device: HostedDevice,
+  identity: DeviceIdentity,
   control: VduseControl,
   states: StateDirectory | undefined,
-  identity: DeviceIdentity,
 ): Promise<ClaimedDevice> {
   const created = control.create({
     name,
     vendorId: 0,
-    deviceId: BLOCK_DEVICE_ID,
-    features: disk.features | RING_FEATURES,
-    vqNum: disk.block.queues,
+    deviceId: device.virtioId,
+    features: BigInt(`0x${identity.features}`),
+    vqNum: device.queues,
     vqAlign: native.pageSize(),
-    config: disk.config,
+    config: device.config(),
   });
   if (created) {
     try {
@@ -110,17 +100,17 @@ export function saveState(
   });
 }
 
-export function identityOf(disk: Disk): DeviceIdentity {
-  const { block } = disk;
+/** What must be the same for a later server to go on with the device; `features` are all those offered. */
+export function identityOf(device: HostedDevice, features: bigint): DeviceIdentity {
   return {
-    image: disk.path,
-    inode: disk.inode,
-    capacity: block.capacity,
-    deviceId: BLOCK_DEVICE_ID,
-    features: (disk.features | RING_FEATURES).toString(16),
-    config: Buffer.from(disk.config).toString('hex'),
-    queues: block.queues,
-    queueSize: block.queueSize,
-    serial: block.serial,
+    image: device.path,
+    inode: device.inode,
+    capacity: device.capacity,
+    deviceId: device.virtioId,
+    features: features.toString(16),
+    config: Buffer.from(device.config()).toString('hex'),
+    queues: device.queues,
+    queueSize: device.queueSize,
+    ...device.identity,
   };
 }

@@ -18,7 +18,8 @@ export interface DeviceIdentity {
   readonly config: string;
   readonly queues: number;
   readonly queueSize: number;
-  readonly serial: string;
+  /** The device's own: its serial, … */
+  readonly [property: string]: string | number;
 }
 
 /** Where a drained device stands: what the kernel does not tell a daemon that comes later. */
@@ -55,7 +56,7 @@ export function readRecord(directory: StateDirectory, name: string): DeviceRecor
 
 /** The first difference in words ("queues 4, now 2"), or undefined when they are the same. */
 export function firstDifference(was: DeviceIdentity, is: DeviceIdentity): string | undefined {
-  for (const key of Object.keys(is) as (keyof DeviceIdentity)[]) {
+  for (const key of Object.keys(is)) {
     if (was[key] !== is[key]) return `${key} ${was[key]}, now ${is[key]}`;
   }
   return undefined;

@@ -1,9 +1,11 @@
-import { realpathSync, statSync } from 'node:fs';
+import { fdatasync, realpathSync, statSync } from 'node:fs';
 import { basename } from 'node:path';
-import { type BlockOptions, blockConfig, blockFeatures } from '../block/index.ts';
+import { promisify } from 'node:util';
+import { type BlockOptions, blockConfig, blockFeatures, CONFIG_WRITEBACK } from '../block/index.ts';
 import { type Image, openImage } from '../store/index.ts';
-import type { BlockModelOptions } from './block-model.ts';
+import { BLOCK_MODEL, type BlockMessage, type BlockModelOptions } from './block-model.ts';
 import { UsageError } from './errors.ts';
+import type { HostedDevice } from './hosted-device.ts';
 
 /** What a disk may be told to be; every field but `image` has a default. */
 export interface DiskOptions {
@@ -26,6 +28,7 @@ export const MAX_QUEUES = 256;
 export const MAX_QUEUE_SIZE = 1024;
 const MIN_QUEUE_SIZE = 4;
 const SERIAL_BYTES = 20;
+const VIRTIO_ID_BLOCK = 2;
 
 /** Throws a UsageError that names the option and its limits. */
 export function checkDiskOptions(options: DiskOptions): void {
@@ -47,21 +50,11 @@ export function checkDiskOptions(options: DiskOptions): void {
   }
 }
 
-/** An open image and what a virtio block device over it looks like. */
-export interface Disk {
-  readonly image: Image;
-  /** The image's real path. */
-  readonly path: string;
-  /** "device:inode" of the image. */
-  readonly inode: string;
-  readonly block: BlockOptions;
-  readonly features: bigint;
-  readonly config: Uint8Array;
-  readonly model: BlockModelOptions;
-}
-
-/** Open the image (checked options) and describe the disk. The caller closes `image`. */
-export function openDisk(options: DiskOptions): Disk {
+/**
+ * Open the image (checked options) as a virtio block device. With `switchableCache` a driver may
+ * turn the write cache off (CONFIG_WCE: not over VDUSE, which refuses it).
+ */
+export function openDisk(options: DiskOptions, switchableCache: boolean): HostedDevice {
   const blockSize = (options.blockSize ?? 512) as 512 | 4096;
   const image = openImage(options.image, {
     readOnly: options.readOnly ?? false,
@@ -71,7 +64,7 @@ export function openDisk(options: DiskOptions): Disk {
   });
   try {
     const { info } = image;
-    const block: BlockOptions = {
+    return new Disk(options.image, image, {
       capacity: info.capacity,
       blockSize,
       physicalBlockSize: Math.max(blockSize, info.physicalBlockSize),
@@ -80,20 +73,101 @@ export function openDisk(options: DiskOptions): Disk {
       queueSize: options.queueSize ?? 256,
       serial: options.serial ?? cutSerial(basename(options.image)),
       discard: info.discard,
-    };
-    const { dev, ino } = statSync(options.image, { bigint: true });
-    return {
-      image,
-      path: realpathSync(options.image),
-      inode: `${dev}:${ino}`,
-      block,
-      features: blockFeatures(block),
-      config: blockConfig(block),
-      model: { block, target: image.target },
-    };
+      switchableCache,
+    });
   } catch (error) {
-    image.close();
+    image.discard();
     throw error;
+  }
+}
+
+/** An open image as a virtio block device. */
+class Disk implements HostedDevice {
+  readonly type = 'block';
+  readonly virtioId = VIRTIO_ID_BLOCK;
+  readonly path: string;
+  readonly inode: string;
+  readonly features: bigint;
+  readonly model = BLOCK_MODEL;
+  readonly #image: Image;
+  readonly #block: BlockOptions;
+  readonly #config: Uint8Array;
+
+  constructor(path: string, image: Image, block: BlockOptions) {
+    const { dev, ino } = statSync(path, { bigint: true });
+    this.path = realpathSync(path);
+    this.inode = `${dev}:${ino}`;
+    this.features = blockFeatures(block);
+    this.#image = image;
+    this.#block = block;
+    this.#config = blockConfig(block);
+  }
+
+  get capacity() {
+    return this.#block.capacity;
+  }
+
+  get readOnly() {
+    return this.#block.readOnly;
+  }
+
+  get queues() {
+    return this.#block.queues;
+  }
+
+  get queueSize() {
+    return this.#block.queueSize;
+  }
+
+  get modelOptions(): BlockModelOptions {
+    return { block: this.#block, target: this.#image.target };
+  }
+
+  get facts() {
+    const { blockSize, readOnly } = this.#block;
+    return { blockSize, readOnly, direct: this.#image.direct };
+  }
+
+  get identity() {
+    return { serial: this.#block.serial };
+  }
+
+  get warnings() {
+    return this.#image.warnings;
+  }
+
+  config(): Uint8Array {
+    return this.#config;
+  }
+
+  writeConfig(offset: number, bytes: Uint8Array): BlockMessage {
+    const [value = 0] = bytes;
+    const isCache = this.#block.switchableCache && offset === CONFIG_WRITEBACK;
+    if (!isCache || bytes.length !== 1 || value > 1) {
+      throw new RangeError(
+        `${bytes.length} bytes at ${offset} of the configuration space: only writeback can be written`,
+      );
+    }
+    this.#config[CONFIG_WRITEBACK] = value;
+    return { writeThrough: value === 0 };
+  }
+
+  reset(): BlockMessage | undefined {
+    if (!this.#block.switchableCache) return undefined;
+    this.#config[CONFIG_WRITEBACK] = 1;
+    return { writeThrough: false };
+  }
+
+  async flush(): Promise<void> {
+    if (!this.#block.readOnly) await promisify(fdatasync)(this.#image.fd.fd);
+  }
+
+  close(): void {
+    this.#image.close();
+  }
+
+  discard(): void {
+    this.#image.discard();
   }
 }
 

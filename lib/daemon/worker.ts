@@ -2,11 +2,17 @@
 import { native } from '../native/index.ts';
 import { runReactor } from '../reactor/index.ts';
 import { VDUSE_MEMORY, VduseMemory, type VduseMemoryOptions } from '../transport/vduse/index.ts';
+import {
+  type MemoryPiece,
+  VHOST_USER_MEMORY,
+  VhostUserMemory,
+} from '../transport/vhost-user/index.ts';
 import { BLOCK_MODEL, openBlockModel } from './block-model.ts';
 
 runReactor(native, {
   models: { [BLOCK_MODEL]: openBlockModel },
   memories: {
     [VDUSE_MEMORY]: (options) => new VduseMemory(native, options as VduseMemoryOptions),
+    [VHOST_USER_MEMORY]: (options) => new VhostUserMemory(native, options as MemoryPiece[]),
   },
 });

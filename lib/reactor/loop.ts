@@ -210,6 +210,9 @@ export class ReactorLoop {
       case 'set-memory':
         this.#device(order.device).replaceMemory(order.memoryOptions, () => this.#done(id, []));
         return;
+      case 'tell-model':
+        this.#device(order.device).tell(order.message);
+        break;
       case 'exit':
         this.#exit = true;
         break;

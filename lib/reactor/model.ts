@@ -22,6 +22,8 @@ export interface ModelQueue {
 /** A device model as a worker holds it: it lives as long as the device, its queues come and go. */
 export interface DeviceModel {
   createQueue(context: QueueContext): ModelQueue;
+  /** Something the driver chose in configuration space; the shape is the model's. */
+  tell?(message: unknown): void;
   /** All queues are gone: release what the model holds. */
   close(): void;
 }

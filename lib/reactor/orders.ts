@@ -48,6 +48,8 @@ export type Order =
     }
   /** Drain, replace the memory (`options` as for the source), go on. Answered when no I/O uses the old. */
   | { readonly type: 'set-memory'; readonly device: number; readonly memoryOptions: unknown }
+  /** Pass `message` on to the device's model. */
+  | { readonly type: 'tell-model'; readonly device: number; readonly message: unknown }
   | { readonly type: 'exit' };
 
 export interface QueueStopped {

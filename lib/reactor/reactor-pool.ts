@@ -171,6 +171,15 @@ export class PooledDevice {
     );
   }
 
+  /** Pass a message on to the device's model on every reactor. */
+  async tellModel(message: unknown): Promise<void> {
+    await Promise.all(
+      this.#reactors.map((reactor) =>
+        reactor.order({ type: 'tell-model', device: this.#id, message }),
+      ),
+    );
+  }
+
   /** Its queues must have been stopped. */
   async remove(): Promise<void> {
     await Promise.all(

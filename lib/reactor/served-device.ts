@@ -56,6 +56,10 @@ export class ServedDevice {
     return this.#source.poisoned();
   }
 
+  tell(message: unknown): void {
+    this.#model.tell?.(message);
+  }
+
   startQueue(start: QueueStart): QueueRunner {
     if (this.runners.has(start.index)) throw new Error(`queue ${start.index} runs already`);
     const counters = this.#counters.subarray(start.index * COUNTERS, (start.index + 1) * COUNTERS);

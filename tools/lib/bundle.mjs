@@ -1,14 +1,16 @@
 #!/usr/bin/env node
 // Makes an OCI bundle whose container has one block device and no capability:
-//   bundle.mjs DIRECTORY DEVICE COMMAND [ARGUMENT]...
-// The root file system is a static busybox; DEVICE appears inside as /dev/disk.
+//   bundle.mjs DIRECTORY DEVICE [--mount SOURCE:TARGET] COMMAND [ARGUMENT]...
+// The root file system is a static busybox; DEVICE appears inside as /dev/disk, and with --mount the
+// host's folder SOURCE as TARGET.
 import { execFileSync } from 'node:child_process';
 import { chmodSync, copyFileSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const [directory, device, ...args] = process.argv.slice(2);
+const mount = args[0] === '--mount' ? args.splice(0, 2)[1] : undefined;
 if (args.length === 0) {
-  console.error('usage: bundle.mjs DIRECTORY DEVICE COMMAND [ARGUMENT]...');
+  console.error('usage: bundle.mjs DIRECTORY DEVICE [--mount SOURCE:TARGET] COMMAND [ARGUMENT]...');
   process.exit(64);
 }
 
@@ -28,6 +30,12 @@ const { rdev } = statSync(device);
 const major = (rdev >> 8) & 0xfff;
 const minor = (rdev & 0xff) | ((rdev >> 12) & 0xfff00);
 
+const binds = [];
+if (mount !== undefined) {
+  const [source, destination] = mount.split(':');
+  binds.push({ destination, type: 'bind', source, options: ['bind', 'rw'] });
+}
+
 const config = {
   ociVersion: '1.0.2',
   process: {
@@ -42,6 +50,7 @@ const config = {
   mounts: [
     { destination: '/proc', type: 'proc', source: 'proc' },
     { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'mode=755'] },
+    ...binds,
   ],
   linux: {
     namespaces: ['pid', 'ipc', 'uts', 'mount', 'network'].map((type) => ({ type })),
