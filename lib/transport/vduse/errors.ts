@@ -7,8 +7,7 @@ export type VduseErrorCode =
   | 'ERR_VDUSE_LEFT_BEHIND'
   | 'ERR_VDUSE_DEVICE_ID'
   | 'ERR_VDUSE_ATTACHED'
-  | 'ERR_VDUSE_NO_DEVICE'
-  | 'ERR_VDUSE_KERNEL';
+  | 'ERR_VDUSE_NO_DEVICE';
 
 /** A VDUSE device that cannot be had; the message says what failed, why, and what to do. */
 export class VduseError extends Error {
