@@ -64,7 +64,7 @@ export class SyncFileStore implements Store {
 
   writeZeroes(token: number, offset: number, length: number): void {
     const result = resultOf(() => writevSync(this.#fd, [new Uint8Array(length)], offset));
-    this.#sink.completed(token, result < 0 ? result : 0);
+    this.#sink.completed(token, Math.min(result, 0));
   }
 
   close(): void {}
@@ -125,7 +125,8 @@ export class BlockingStore implements StoreSink {
   #take(): number {
     const result = this.#result;
     this.#result = undefined;
-    if (result === undefined) throw new Error(`${this.info.name}: the store does not complete at once`);
+    if (result === undefined)
+      throw new Error(`${this.info.name}: the store does not complete at once`);
     return result;
   }
 }

@@ -1,0 +1,17 @@
+export * from './client.ts';
+export * from './config.ts';
+export * from './device.ts';
+export * from './endpoint.ts';
+export { RpmbError, type RpmbErrorCode } from './errors.ts';
+export * from './frame.ts';
+export { type KeyFileOptions, readKeyFile } from './key-file.ts';
+export * from './mac.ts';
+export * from './queue-device.ts';
+export * from './reply.ts';
+export { JEDEC_PROFILE, type Profile, VIRTIO_PROFILE } from './rules.ts';
+export type { StateModel } from './state/commit.ts';
+export { type CreateOptions, createState } from './state/create.ts';
+export * from './state/inspect.ts';
+export { type OpenOptions, openState, StateFile } from './state/open.ts';
+export { type Provision, provisionState } from './state/provision.ts';
+export { allocatePrivate, type PrivateMemory, type RpmbSystem } from './system.ts';
