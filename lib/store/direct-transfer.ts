@@ -39,7 +39,8 @@ export class DirectTransfer {
   // The operation being described.
   #token = 0;
   #kind: IoKind = IoKind.Read;
-  #offset = 0;
+  /** In an array, since an offset past 2^31 in a field is boxed anew whenever it is handed on. */
+  readonly #offset = new Float64Array(1);
   #length = 0;
   #described = 0;
   #aligned = true;
@@ -65,7 +66,7 @@ export class DirectTransfer {
   begin(token: number, kind: IoKind, offset: number, length: number): void {
     this.#token = token;
     this.#kind = kind;
-    this.#offset = offset;
+    this.#offset[0] = offset;
     this.#length = length;
     this.#described = 0;
     this.#aligned = true;
@@ -93,8 +94,10 @@ export class DirectTransfer {
   advance(token: number, result: number): number | undefined {
     const job = this.#running.get(token);
     if (job === undefined) return result;
-    if (result > 0 && job.kind === IoKind.Read) this.#copy(job, result);
-    if (result > 0) job.done += result;
+    if (result > 0) {
+      if (job.kind === IoKind.Read) this.#copy(job, result);
+      job.done += result;
+    }
     if (result === job.chunk && job.done < job.length) {
       this.#submitChunk(job);
       return undefined;
@@ -112,7 +115,16 @@ export class DirectTransfer {
 
   #submitInPlace(): void {
     const { table } = this.#port;
-    this.#push(this.#token, this.#kind, this.#offset, this.#length);
+    table.push(
+      this.#owner,
+      this.#token,
+      this.#kind,
+      this.#fd,
+      this.#offset[0]!,
+      this.#length,
+      0,
+      IoFlag.MayBlock,
+    );
     for (let i = 0; i < this.#pieces; i++) {
       table.addVector(this.#memories[i]!, this.#offsets[i]!, this.#lengths[i]!);
     }
@@ -122,7 +134,7 @@ export class DirectTransfer {
     const job: Job = {
       token: this.#token,
       kind: this.#kind,
-      offset: this.#offset,
+      offset: this.#offset[0]!,
       length: this.#length,
       memories: this.#memories.slice(0, this.#pieces),
       offsets: this.#offsets.slice(0, this.#pieces),
@@ -152,13 +164,19 @@ export class DirectTransfer {
   #submitChunk(job: Job): void {
     job.chunk = Math.min(job.length - job.done, SLOT_BYTES);
     if (job.kind === IoKind.Write) this.#copy(job, job.chunk);
-    this.#push(job.token, job.kind, job.offset + job.done, job.chunk);
+    const { table } = this.#port;
+    table.push(
+      this.#owner,
+      job.token,
+      job.kind,
+      this.#fd,
+      job.offset + job.done,
+      job.chunk,
+      0,
+      IoFlag.MayBlock,
+    );
     const memory = { u8: this.#slotBytes, address: this.#slotMapping!.address };
-    this.#port.table.addVector(memory, job.slot * SLOT_BYTES, job.chunk);
-  }
-
-  #push(token: number, kind: IoKind, offset: number, length: number): void {
-    this.#port.table.push(this.#owner, token, kind, this.#fd, offset, length, 0, IoFlag.MayBlock);
+    table.addVector(memory, job.slot * SLOT_BYTES, job.chunk);
   }
 
   /** Move `length` bytes between the job's slot and its next pieces. */

@@ -5,6 +5,7 @@ import {
   BlockType,
   MAX_DISCARD_SECTORS,
   MAX_RANGES,
+  MAX_ZERO_SECTORS,
   VIRTIO_BLK_F_CONFIG_WCE,
   VIRTIO_BLK_F_FLUSH,
 } from '../../lib/block/index.ts';
@@ -26,7 +27,8 @@ t.test('IN reads, OUT writes, used length counts data and status', async (t) => 
   t.not(bench.bytes[3072], 0x77);
 
   t.match(bench.run(request(BlockType.In, SECTORS - 1, 512)), { status: Ok }, 'the last sector');
-  t.strictSame([...bench.counters], [3, 1024 + 512 + 512, 0]);
+  t.match(bench.run(request(BlockType.Flush, 0)), { status: Ok, used: 1 });
+  t.strictSame([...bench.counters], [4, 1024 + 512 + 512, 0]);
 });
 
 t.test('no data at all is answered OK inside the disk', async (t) => {
@@ -228,6 +230,16 @@ t.test('DISCARD and WRITE_ZEROES: several segments, flags, limits', async (t) =>
   t.equal(bench.store.operations.length, before + MAX_RANGES);
 
   t.match(bench.run(request(BlockType.Discard, 0, ranges())), { status: IoError });
+  const large = new Bench({ capacity: 2 ** 40 });
+  const long = (sectors: number) => ranges({ sector: 0, sectors });
+  for (const [type, most] of [
+    [BlockType.Discard, MAX_DISCARD_SECTORS],
+    [BlockType.WriteZeroes, MAX_ZERO_SECTORS],
+  ] as const) {
+    t.match(large.run(request(type, 0, long(most + 1))), { status: IoError }, 'over the maximum');
+  }
+  t.equal(large.store.operations.length, 0);
+
   const empty = ranges({ sector: SECTORS, sectors: 0 });
   t.match(bench.run(request(BlockType.Discard, 0, empty)), { status: Ok, used: 1 });
 });
@@ -334,12 +346,15 @@ t.test('a thousand heads in flight, completed in any order, once each', async (t
   t.throws(() => bench.device.completed(5, 512), /waits for nothing/, 'a store that errs is loud');
 });
 
-t.test('reset forgets, close releases the store', async (t) => {
+t.test('reset forgets what was begun, close releases the store', async (t) => {
   const bench = new Bench();
-  bench.run(request(BlockType.In, 0, 512));
-  bench.device.reset();
-  t.throws(() => bench.device.completed(0, 512), /waits for nothing/);
   t.match(bench.run(request(BlockType.In, 0, 512)), { status: Ok });
+  bench.device.reset();
+  t.match(bench.run(request(BlockType.In, 0, 512)), { status: Ok }, 'and serves on');
+  const slow = new Bench({}, { immediate: false });
+  slow.begin(request(BlockType.In, 0, 512));
+  slow.device.reset();
+  t.throws(() => slow.device.completed(0, 512), /waits for nothing/);
   bench.device.close();
   t.ok(bench.store.closed);
 });

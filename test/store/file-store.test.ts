@@ -419,6 +419,12 @@ t.test('O_DIRECT: aligned memory is used in place, other memory through few slot
   t.match(port.rows.splice(0), [{ kind: IoKind.Write, length: 12288, vectors: 2 }]);
   t.strictSame(results.take(), [[0, 12288]]);
 
+  const half = { memory, offset: 4096, length: 256 };
+  transfer(store, 'read', 0, [half, { ...half, offset: 8192 }]);
+  port.run();
+  t.match(port.rows.splice(0), [{ length: 512, vectors: 1 }], 'pieces of half a block');
+  t.strictSame(results.take(), [[0, 512]]);
+
   transfer(store, 'write', 0, [{ memory, offset: 3, length: MIB }], 5);
   port.run();
   t.equal(port.rows.splice(0).length, 8, 'one large operation goes through its slot in turns');
