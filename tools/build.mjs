@@ -13,7 +13,8 @@ import {
   rmSync,
 } from 'node:fs';
 import { createRequire } from 'node:module';
-import { delimiter, dirname, join } from 'node:path';
+import { availableParallelism } from 'node:os';
+import { delimiter, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -28,7 +29,7 @@ function fail(why) {
 function onPath(program) {
   return (process.env.PATH ?? '').split(delimiter).some((folder) => {
     try {
-      accessSync(join(folder, program), constants.X_OK);
+      accessSync(resolve(folder, program), constants.X_OK);
       return true;
     } catch {
       return false;
@@ -41,10 +42,11 @@ function need(names, remedy) {
   if (!names.some((name) => name && onPath(name))) fail(`${names[0]} not found (${remedy})`);
 }
 
-/** Runs a command; shows what it printed only if it fails. */
-function run(what, program, args) {
+/** Runs a command; shows what it printed only if it fails, after `undo`. */
+function run(what, program, args, undo = () => {}) {
   const done = spawnSync(program, args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 });
   if (done.status === 0) return;
+  undo();
   process.stderr.write(`${done.stdout ?? ''}${done.stderr ?? ''}`);
   fail(`${what} failed (${done.error?.message ?? done.signal ?? `status ${done.status}`})`);
 }
@@ -63,14 +65,21 @@ function bin(dependency, name) {
 function native() {
   need(['cmake'], 'install it: apt-get install cmake');
   need(['make', 'ninja'], 'install it: apt-get install make');
-  need(['g++', 'clang++', 'c++', process.env.CXX], 'install it: apt-get install g++');
+  need(
+    ['g++', 'clang++', 'c++', process.env.CXX?.split(' ')[0]],
+    'install it: apt-get install g++',
+  );
   const cmakeJs = bin('cmake-js', 'cmake-js');
   // CMake refuses a cache that was made where the checkout lay before.
   const cache = join(root, 'build/CMakeCache.txt');
   if (existsSync(cache) && !readFileSync(cache, 'utf8').includes(`=${join(root, 'native')}\n`)) {
     rmSync(join(root, 'build'), { recursive: true });
   }
-  run('the addon', process.execPath, [cmakeJs, 'build', '-d', 'native', '-O', 'build']);
+  const options = ['-d', 'native', '-O', 'build', '--parallel', `${availableParallelism()}`];
+  // A cache that was half made would never be completed.
+  run('the addon', process.execPath, [cmakeJs, 'build', ...options], () =>
+    rmSync(cache, { force: true }),
+  );
   if (!existsSync(addon)) fail(`no ${addon} came of it`);
 }
 
