@@ -6,4 +6,6 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') throw error;
 });
 
-process.exitCode = await run(process.argv.slice(2));
+const status = await run(process.argv.slice(2));
+// Serving that ended by itself has threads left, which would keep the process alive.
+if (status !== 0) process.exit(status);

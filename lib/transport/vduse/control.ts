@@ -1,7 +1,7 @@
 import { constants, openSync, readdirSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Addon, OwnedFd, VduseDeviceConfig } from '../../native/index.ts';
-import { VduseError } from './errors.ts';
+import { noDevice, VduseError } from './errors.ts';
 
 export const CONTROL = '/dev/vduse/control';
 const DEVICE_DIRECTORY = '/dev/vduse';
@@ -97,18 +97,14 @@ export class VduseControl {
     }
   }
 
-  /** DESTROY_DEV; a device that is gone already is no error. */
+  /** DESTROY_DEV. */
   destroy(name: string): void {
     try {
       this.#addon.vduseDestroyDevice(this.#fd.fd, name);
     } catch (error) {
       const code = codeOf(error);
       if (code === 'EINVAL' || code === 'ENOENT') {
-        throw new VduseError(
-          'ERR_VDUSE_NO_DEVICE',
-          `${name}: no VDUSE device of that name ("vduse list" shows those there are)`,
-          { cause: error },
-        );
+        throw noDevice(name, error);
       }
       if (code === 'EBUSY') {
         throw new VduseError(

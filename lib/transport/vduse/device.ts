@@ -4,6 +4,7 @@ import type { Addon, FdWatcher, OwnedFd, VduseVqInfo } from '../../native/index.
 import type { PooledDevice } from '../../reactor/index.ts';
 import type { QueueLayout, QueuePosition } from '../../virtio/index.ts';
 import { Feature, Status } from '../../virtio/index.ts';
+import { givenUp } from './errors.ts';
 import { buildResponse, parseMessage, REQUEST_BYTES, type VduseMessage } from './messages.ts';
 
 /** Queues may become ready a little after DRIVER_OK. */
@@ -63,6 +64,7 @@ export class VduseDevice {
     this.#device = device;
     this.#events = events;
     this.#patience = messageTimeout(name);
+    this.#checkAlive();
     for (let index = 0; index < device.queues; index++) {
       // Attaching is refused until every queue was set up, whether the driver will use it or not.
       addon.vduseVqSetup(fd.fd, index, queueSize);
@@ -120,11 +122,28 @@ export class VduseDevice {
     if (this.#closed) return;
     this.#closed = true;
     this.#watcher?.close();
-    this.#events.failed(error);
+    let reason = error;
+    try {
+      // It may have failed because the kernel gave the device up, which says more.
+      this.#checkAlive();
+    } catch (why) {
+      reason = why as Error;
+    }
+    this.#events.failed(reason);
+  }
+
+  /** Throws when the kernel gave the device up. */
+  #checkAlive(): void {
+    try {
+      this.#addon.vduseVqGetInfo(this.#fd.fd, 0);
+    } catch (error) {
+      throw (error as { code?: string }).code === 'EPERM' ? givenUp(this.name, error) : error;
+    }
   }
 
   async #answerAll(): Promise<void> {
     const bytes = new Uint8Array(REQUEST_BYTES);
+    let answered = 0;
     while (!this.#closed) {
       try {
         readSync(this.#fd.fd, bytes, 0, REQUEST_BYTES, null);
@@ -133,8 +152,12 @@ export class VduseDevice {
         throw error;
       }
       await this.#answer(parseMessage(bytes));
+      answered++;
     }
-    if (!this.#closed) this.#watcher?.rearm();
+    if (this.#closed) return;
+    // Woken for nothing: an error event, for ever from now on, is how a device is given up.
+    if (answered === 0) this.#checkAlive();
+    this.#watcher?.rearm();
   }
 
   async #answer(message: VduseMessage): Promise<void> {
