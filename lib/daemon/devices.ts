@@ -1,13 +1,13 @@
 import { native } from '../native/index.ts';
-import { listDeviceNodes, VduseControl } from '../transport/vduse/index.ts';
+import { listDeviceNodes, noDevice, VduseControl } from '../transport/vduse/index.ts';
 import {
   attachAndWait,
-  blockName,
   boundDriver,
   deleteDevice,
   deviceNode,
   holdersOf,
   isAttached,
+  VdpaError,
 } from '../vdpa/index.ts';
 import { HeldError } from './errors.ts';
 
@@ -34,12 +34,26 @@ export function listDevices(): ListedDevice[] {
 }
 
 /** Attach a served device; resolves with its node. */
-export function attach(name: string): Promise<string> {
-  return attachAndWait(native, name);
+export async function attach(name: string): Promise<string> {
+  requireDevice(name);
+  if (isAttached(name)) {
+    throw new VdpaError(
+      'ERR_VDUSE_VDPA',
+      `attaching ${name}: it is attached already (see "vduse list")`,
+    );
+  }
+  return await attachAndWait(native, name);
 }
 
 /** Detach a device. Throws a HeldError that says who uses it, unless `force`. */
 export async function detach(name: string, force = false): Promise<void> {
+  requireDevice(name);
+  if (!isAttached(name)) {
+    throw new VdpaError(
+      'ERR_VDUSE_VDPA',
+      `detaching ${name}: it is not attached (see "vduse list")`,
+    );
+  }
   if (!force) refuseIfHeld(name);
   await deleteDevice(native, name);
 }
@@ -54,12 +68,17 @@ export function destroy(name: string): void {
   }
 }
 
-/** Throws a HeldError while the device's disk is mounted or otherwise in use, as far as can be known. */
+/** vDPA devices of other kinds are none of our business, even under a name that fits. */
+function requireDevice(name: string): void {
+  if (!listDeviceNodes().includes(name)) throw noDevice(name);
+}
+
+/** Throws a HeldError while the device's node is mounted or otherwise in use, as far as can be known. */
 export function refuseIfHeld(name: string): void {
-  const disk = blockName(name);
-  const holders = disk === undefined ? [] : holdersOf(disk);
+  const node = deviceNode(name);
+  const holders = node === undefined ? [] : holdersOf(node);
   if (holders.length === 0) return;
   throw new HeldError(
-    `${name}: /dev/${disk} is in use: ${holders.join(', ')} (end that use, or ask again to detach all the same)`,
+    `${name}: ${node} is in use: ${holders.join(', ')} (end that use, or ask again to detach all the same)`,
   );
 }

@@ -63,6 +63,20 @@ export function stackedOn(disk: string): string[] {
   ];
 }
 
+/** Names of loop devices over one of the disks or partitions, which the kernel lists nowhere else. */
+export function loopsOn(names: ReadonlySet<string>): string[] {
+  return entriesOf('/sys/block').filter((entry) => {
+    if (!/^loop\d+$/.test(entry)) return false;
+    try {
+      const file = readFileSync(`/sys/block/${entry}/loop/backing_file`, 'utf8').trim();
+      return file.startsWith('/dev/') && names.has(file.slice('/dev/'.length));
+    } catch {
+      // Not in use.
+      return false;
+    }
+  });
+}
+
 function blockNode(name: string): string | undefined {
   const disk = blockName(name);
   return disk === undefined ? undefined : `/dev/${disk}`;
