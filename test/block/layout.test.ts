@@ -14,18 +14,19 @@ import {
 
 /** Any way to cut `length` bytes into descriptors, at any alignment. */
 function cuts(length: number): fc.Arbitrary<Cut> {
-  return fc
-    .array(fc.integer({ min: 1, max: Math.max(1, length - 1) }), { maxLength: 12 })
-    .chain((points) => {
-      const borders = [...new Set([0, ...points.filter((p) => p < length), length])];
-      borders.sort((a, b) => a - b);
-      const lengths = borders.slice(1).map((border, i) => border - borders[i]!);
-      const offset = fc.integer({ min: 0, max: 7 });
-      return fc.record({
-        lengths: fc.constant(lengths),
-        offsets: fc.array(offset, { minLength: lengths.length, maxLength: lengths.length }),
-      });
+  // Where header and status usually end and begin, as often as anywhere else.
+  const usual = fc.constantFrom(16, length - 1);
+  const border = fc.oneof(usual, fc.integer({ min: 1, max: Math.max(1, length - 1) }));
+  return fc.array(border, { maxLength: 12 }).chain((points) => {
+    const borders = [...new Set([0, ...points.filter((p) => p > 0 && p < length), length])];
+    borders.sort((a, b) => a - b);
+    const lengths = borders.slice(1).map((border, i) => border - borders[i]!);
+    const offset = fc.integer({ min: 0, max: 7 });
+    return fc.record({
+      lengths: fc.constant(lengths),
+      offsets: fc.array(offset, { minLength: lengths.length, maxLength: lengths.length }),
     });
+  });
 }
 
 const types = fc.constantFrom(...Object.values(BlockType), 10, 14, 2, 0xffffffff);

@@ -128,6 +128,15 @@ t.test('faults: short transfers move whole blocks of the beginning', async (t) =
   }
 });
 
+t.test('faults: word of a shortened transfer waits for its last piece', async (t) => {
+  const { results, store } = faulty([{ kind: 'write', short: 512 }]);
+  store.write(1, 0, 1024);
+  store.addMemory(memory, 0, 512);
+  t.strictSame(results.list, [], 'the store below is done, the description is not');
+  store.addMemory(memory, 512, 512);
+  t.strictSame(results.take(), [[1, 512]]);
+});
+
 t.test('faults: a share of operations, the same ones for the same seed', async (t) => {
   const failed = (seed: number) => {
     const { results, store } = faulty([{ kind: 'flush', share: 0.25 }], { seed });

@@ -226,6 +226,25 @@ t.test('--direct: alignment told, or refused with the way out', async (t) => {
   }
 });
 
+t.test(
+  '--direct without direct I/O below: refused, and the image made for it is gone',
+  async (t) => {
+    const folder = temporaryFolder(t, FOLDERS[0]!);
+    if (spawnSync('mount', ['-t', 'ramfs', 'none', folder]).status !== 0) {
+      t.comment('no right to mount here: run in the test machine');
+      return;
+    }
+    t.teardown(() => spawnSync('umount', [folder]));
+    const path = join(folder, 'disk.img');
+    const options: ImageOptions = { ...BUFFERED, direct: true, size: 65536 };
+    refuses(t, path, options, 'DIRECT', /no direct I\/O \(serve it without --direct\)/);
+    t.notOk(existsSync(path));
+    writeFileSync(path, new Uint8Array(65536));
+    refuses(t, path, options, 'DIRECT', /no direct I\/O/);
+    t.ok(existsSync(path));
+  },
+);
+
 t.test('block devices', async (t) => {
   const folder = temporaryFolder(t, FOLDERS[0]!);
   const file = join(folder, 'backing.img');
