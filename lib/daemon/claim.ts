@@ -6,6 +6,7 @@ import {
   type VduseState,
 } from '../transport/vduse/index.ts';
 import { isAttached } from '../vdpa/index.ts';
+import { Feature } from '../virtio/index.ts';
 import { type DeviceIdentity, firstDifference, readRecord, writeRecord } from './device-record.ts';
 import type { HostedDevice } from './hosted-device.ts';
 import type { StateDirectory } from './state-directory.ts';
@@ -100,17 +101,21 @@ export function saveState(
   });
 }
 
-/** What must be the same for a later server to go on with the device; `features` are all those offered. */
+/**
+ * What must be the same for a later server to go on with the device; `features` are all those offered.
+ * What an operator can change comes first: the first difference is the one told.
+ */
 export function identityOf(device: HostedDevice, features: bigint): DeviceIdentity {
   return {
     image: device.path,
     inode: device.inode,
     capacity: device.capacity,
+    queues: device.queues,
+    queueSize: device.queueSize,
+    ring: (features & Feature.RingPacked) === 0n ? 'split' : 'packed',
+    ...device.identity,
     deviceId: device.virtioId,
     features: features.toString(16),
     config: Buffer.from(device.config()).toString('hex'),
-    queues: device.queues,
-    queueSize: device.queueSize,
-    ...device.identity,
   };
 }

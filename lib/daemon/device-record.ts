@@ -11,13 +11,14 @@ export interface DeviceIdentity {
   /** Its device and inode: the same file, not only the same name. */
   readonly inode: string;
   readonly capacity: number;
+  readonly queues: number;
+  readonly queueSize: number;
+  readonly ring: 'split' | 'packed';
   readonly deviceId: number;
   /** Offered feature bits, in hexadecimal. */
   readonly features: string;
   /** The configuration space, in hexadecimal. */
   readonly config: string;
-  readonly queues: number;
-  readonly queueSize: number;
   /** The device's own: its serial, … */
   readonly [property: string]: string | number;
 }
@@ -54,10 +55,12 @@ export function readRecord(directory: StateDirectory, name: string): DeviceRecor
   return content as DeviceRecord;
 }
 
-/** The first difference in words ("queues 4, now 2"), or undefined when they are the same. */
+/** The first difference in words ("queue size 256, now 128"), or undefined when they are the same. */
 export function firstDifference(was: DeviceIdentity, is: DeviceIdentity): string | undefined {
   for (const key of Object.keys(is)) {
-    if (was[key] !== is[key]) return `${key} ${was[key]}, now ${is[key]}`;
+    if (was[key] === is[key]) continue;
+    const words = key.replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
+    return `${words} ${was[key]}, now ${is[key]}`;
   }
   return undefined;
 }
@@ -83,6 +86,7 @@ function whatIsWrong(record: Partial<DeviceRecord>, name: string): string | unde
       isInteger(queue?.position?.used, 0xffff);
     if (!good) return 'a queue without index or position';
   }
+  if (new Set(queues.map(({ index }) => index)).size < queues.length) return 'a queue twice';
   return undefined;
 }
 

@@ -129,7 +129,8 @@ class Disk implements HostedDevice {
   }
 
   get identity() {
-    return { serial: this.#block.serial };
+    const { serial, blockSize, readOnly } = this.#block;
+    return { serial, blockSize, access: readOnly ? 'read-only' : 'read-write' };
   }
 
   get warnings() {

@@ -89,7 +89,8 @@ export class StateDirectory {
     const path = this.file(name);
     let fd: number;
     try {
-      fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+      // O_NONBLOCK: a pipe of that name must not make us wait for a writer.
+      fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
     } catch (error) {
       if ((error as { code?: string }).code === 'ENOENT') return undefined;
       throw new StateError(`state file ${path}: ${systemWords(error)} (remove it)`, {
