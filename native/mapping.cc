@@ -1,6 +1,8 @@
 #include "mapping.h"
 
+#include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 #include <memory>
 
@@ -18,6 +20,18 @@ constexpr double kMaxLength = 4294967296.0;
 size_t pageBytes() {
   static const auto bytes = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
   return bytes;
+}
+
+/// The size of the pages a file is mapped in: huge ones can't be unmapped, nor mapped over by the
+/// SIGBUS handler, in parts.
+size_t pageBytesOf(int fd) {
+  struct statfs system;
+  const bool huge = ::fstatfs(fd, &system) == 0 && system.f_type == HUGETLBFS_MAGIC;
+  return huge ? static_cast<size_t>(system.f_bsize) : pageBytes();
+}
+
+size_t wholePages(size_t length, size_t page) {
+  return (length + page - 1) / page * page;
 }
 
 class Mapping {
@@ -43,7 +57,7 @@ class Mapping {
       region_->unmap();
     } else {
       // Somebody moved the memory to another ArrayBuffer (transfer()); it goes with that one.
-      region_ = std::make_shared<Region>(nullptr, region_->length(), nullptr);
+      region_ = std::make_shared<Region>(nullptr, 0, nullptr);
     }
     setProperty(env, info.This(), "address", Napi::Number::New(env, 0), true);
     return env.Undefined();
@@ -55,9 +69,9 @@ class Mapping {
   std::shared_ptr<Region> region_;
 };
 
-/// The Mapping of `length` bytes at `address`, which are unmapped when it can't be made.
-Napi::Value mappingOf(Napi::Env env, void* address, size_t length, sigbus::Slot* slot) {
-  auto region = std::make_shared<Region>(address, length, slot);
+/// The Mapping of the first `length` bytes of `region`, which is unmapped when it can't be made.
+Napi::Value mappingOf(Napi::Env env, std::shared_ptr<Region> region, size_t length) {
+  void* address = region->address();
   const napi_value object = createHandle(env, std::make_unique<Mapping>(region));
   auto hint = std::make_unique<std::shared_ptr<Region>>(region);
   auto finalize = [](napi_env, void*, void* data) {
@@ -101,8 +115,10 @@ Napi::Value mapFile(const Napi::CallbackInfo& info) {
   }
   void* address = ::mmap(nullptr, length, protection, MAP_SHARED, fd, offset);
   if (address == MAP_FAILED) failed("mmap");
-  const size_t pages = (length + pageBytes() - 1) / pageBytes() * pageBytes();
-  return mappingOf(info.Env(), address, length, sigbus::guard(address, pages, protection));
+  const size_t whole = wholePages(length, pageBytesOf(fd));
+  return mappingOf(
+      info.Env(),
+      std::make_shared<Region>(address, whole, sigbus::guard(address, whole, protection)), length);
 }
 
 Napi::Value allocate(const Napi::CallbackInfo& info) {
@@ -110,7 +126,8 @@ Napi::Value allocate(const Napi::CallbackInfo& info) {
   void* address =
       ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (address == MAP_FAILED) failed("mmap");
-  return mappingOf(info.Env(), address, length, nullptr);
+  const size_t whole = wholePages(length, pageBytes());
+  return mappingOf(info.Env(), std::make_shared<Region>(address, whole, nullptr), length);
 }
 
 Napi::Value sigbusCounter(const Napi::CallbackInfo& info) {

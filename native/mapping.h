@@ -11,7 +11,7 @@ namespace vduse {
 /// `unmap`.
 class Region {
  public:
-  /// Takes over `length` bytes of mapped memory at `address`.
+  /// Takes over mapped memory; `length` is that of whole pages.
   Region(void* address, size_t length, sigbus::Slot* slot)
       : address_(address), length_(length), slot_(slot) {}
   ~Region() { unmap(); }

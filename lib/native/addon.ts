@@ -10,11 +10,16 @@ export interface SystemError extends Error {
   readonly code: string;
   /** Negative, as in Node. */
   readonly errno: number;
+  /** Such as `ioctl VDUSE_CREATE_DEV`, `netlink VDPA_CMD_DEV_NEW` or `netlink family vdpa`. */
   readonly syscall: string;
+  readonly path?: string;
   readonly extack?: string;
 }
 
-/** A file descriptor owned by JavaScript: closed by `close()`, or when it is garbage collected. */
+/**
+ * A file descriptor owned by JavaScript: closed by `close()`, or when it is garbage collected. Keep
+ * the object as long as its number is used.
+ */
 export interface OwnedFd {
   /** The descriptor, -1 once closed or released. */
   readonly fd: number;
@@ -27,13 +32,15 @@ export interface OwnedFd {
 /**
  * A shared mapping of a file, at most 4 GiB (Node-API's limit on external buffers).
  * A page whose file was cut short does not kill the process: the SIGBUS handler puts zeroes over
- * the whole mapping and sets `poisoned`.
+ * the whole mapping and sets `poisoned`. The memory goes with `unmap()`, or when both the Mapping
+ * and its buffer are garbage collected. Writing to a mapping that is not writable kills the process.
  */
 export interface Mapping {
   /** Detached (length 0) after `unmap()`. */
   readonly buffer: ArrayBuffer;
   /** The address of its first byte in this process; 0 after `unmap()`. */
   readonly address: number;
+  /** As asked for, also after `unmap()`. */
   readonly length: number;
   readonly poisoned: boolean;
   /** Detach every view, then unmap; a second call does nothing. */
@@ -83,11 +90,14 @@ export interface VdpaManagementDevice {
   readonly supportedClasses: bigint;
 }
 
-/** Calls `onReady` each time the descriptor is readable, after `rearm()`; keeps no libuv thread. */
+/**
+ * Calls `onReady` each time the descriptor is readable or hung up, after `rearm()`; keeps no libuv
+ * thread. While it waits for an event it is not garbage collected. Close it before the descriptor.
+ */
 export interface FdWatcher {
   /** Ask for the next event (one shot: none comes before this call). */
   rearm(): void;
-  /** Stop; the descriptor itself stays open. */
+  /** Stop: no call comes after this one. The descriptor itself stays open. */
   close(): void;
   /** Don't keep the process alive for this watcher alone. */
   unref(): void;
@@ -106,13 +116,16 @@ export interface IoUring {
 
 /** A pool of native threads that runs rows of an `IoTable` (see io-table.ts). */
 export interface IoPool {
-  /** An eventfd that is readable while completions wait. */
+  /** An eventfd that is readable while completions wait; -1 once closed. */
   readonly eventFd: number;
-  /** Copies `count` rows from `first` on, with their vectors, and queues them. */
+  /**
+   * Copies `count` rows from `first` on, with their vectors, and queues them. They run in any order.
+   * A row that is refused (see `ioRun`) completes with -EINVAL.
+   */
   submit(rows: ArrayBuffer, vectors: ArrayBuffer, first: number, count: number): void;
   /** Fills pairs (row user word, result) and returns how many pairs; clears the eventfd when drained. */
   reap(pairs: Int32Array): number;
-  /** Waits for what is running, ends the threads. */
+  /** Waits for what is running, drops what has not begun, ends the threads. */
   close(): void;
 }
 
@@ -137,7 +150,7 @@ export interface Addon {
   eventfd(initial: number): OwnedFd;
   /** Adds 1. EAGAIN (counter full) counts as done. */
   eventfdSignal(fd: number): void;
-  /** Returns the count, 0 when it would block. */
+  /** Returns the count; 0 when it would block, even where a peer has cleared O_NONBLOCK. */
   eventfdRead(fd: number): number;
   /** memfd_create(MFD_CLOEXEC) and ftruncate. */
   memfd(name: string, length: number): OwnedFd;
@@ -155,7 +168,7 @@ export interface Addon {
   pageSize(): number;
 
   // --- polling
-  /** One epoll thread for a whole environment. */
+  /** One epoll thread for a whole environment. EEXIST: `fd` is being watched; EPERM: it can't be. */
   watch(fd: number, onReady: () => void): FdWatcher;
 
   // --- VDUSE (linux/vduse.h)
@@ -173,7 +186,9 @@ export interface Addon {
   vduseVqSetKickFd(device: number, index: number, eventFd: number): void;
   vduseVqInjectIrq(device: number, index: number): void;
 
-  // --- vDPA generic netlink; each runs on a thread of its own, never on libuv's pool
+  // --- vDPA generic netlink; each runs on threads of its own, never on libuv's pool, with a file
+  // table of its own: should the process die meanwhile, the sleeping call holds no device open.
+  // `mgmtdev` is a name, or bus/name as iproute2 has it.
   vdpaDeviceAdd(name: string, mgmtdev: string): Promise<void>;
   vdpaDeviceDelete(name: string): Promise<void>;
   vdpaDeviceList(): Promise<VdpaDevice[]>;
@@ -185,19 +200,28 @@ export interface Addon {
   /** F_OFD_SETLK over the whole file; false when another open file holds it. */
   lockFile(fd: number, exclusive: boolean): boolean;
   blockDeviceInfo(fd: number): BlockDeviceInfo;
-  /** statx STATX_DIOALIGN: [memory, offset], or undefined where the file system does not say. */
+  /**
+   * statx STATX_DIOALIGN: [memory, offset], [0, 0] for a file that can't be opened for direct I/O,
+   * or undefined where the file system does not say.
+   */
   directIoAlignment(fd: number): readonly [number, number] | undefined;
 
   // --- the engine
-  /** Runs rows at once, in order, on this thread; results go to the rows. Stops early never. */
+  /**
+   * Runs rows at once, in order, on this thread; results go to the rows. Stops early never. A short
+   * transfer is continued until its end, the end of the file or an error (which is then the result),
+   * but not under rwFlags. -EINVAL: an unknown kind, vectors outside the table, more than 1024
+   * vectors or 2^31-1 bytes.
+   */
   ioRun(rows: ArrayBuffer, vectors: ArrayBuffer, first: number, count: number): void;
   ioPool(threads: number): IoPool;
   ioUringSetup(entries: number, flags: number): IoUring;
   /** Opcode numbers the kernel supports (IORING_REGISTER_PROBE). */
   ioUringProbe(ring: number): number[];
   /**
-   * Send `signals` (triples: fd, index or -1, errno out), then io_uring_enter. index -1 writes an
-   * eventfd, else VDUSE_VQ_INJECT_IRQ. `timeoutUs` -1 waits for ever (IORING_ENTER_EXT_ARG).
+   * Send `signals` (triples: fd, index or -1, errno out: 0 when sent, else positive), then
+   * io_uring_enter. index -1 writes an eventfd, else VDUSE_VQ_INJECT_IRQ. `timeoutUs` limits the
+   * wait for `minComplete` (IORING_ENTER_EXT_ARG); -1 waits for ever.
    * Returns what io_uring_enter returned: submitted entries, or -errno (EINTR, ETIME, EBUSY … are
    * the caller's to handle).
    */
@@ -212,7 +236,7 @@ export interface Addon {
   ): number;
   /**
    * Send `signals` as above, then ppoll `fds` (pairs: fd, revents out) for POLLIN.
-   * Returns the number ready, 0 at the time limit, -errno on failure.
+   * Returns the number ready, 0 at the time limit, -errno on failure. A negative fd is passed over.
    */
   signalAndPoll(
     fds: Int32Array,
@@ -223,15 +247,20 @@ export interface Addon {
   ): number;
 
   // --- unix sockets with descriptors
+  /** Paths are at most 107 bytes long (RangeError); every socket is non-blocking. */
   unixListen(path: string, backlog: number): OwnedFd;
+  /** EAGAIN when the backlog is full. */
   unixConnect(path: string): OwnedFd;
   /** undefined when nobody waits (the listening socket is non-blocking). */
   unixAccept(fd: number): OwnedFd | undefined;
   /** socketpair(AF_UNIX, SOCK_STREAM). */
   unixPair(): readonly [OwnedFd, OwnedFd];
-  /** recvmsg; undefined when it would block. At most 253 descriptors are taken. */
+  /** recvmsg; undefined when it would block. At most 253 descriptors are taken, close-on-exec. */
   receiveMessage(fd: number, into: Uint8Array, maxFds: number): ReceivedMessage | undefined;
-  /** sendmsg of all bytes (waits while the socket is full, at most `timeoutMs`). */
+  /**
+   * sendmsg of all bytes, descriptors with the first. Waits while the socket is full, at most
+   * `timeoutMs`, then fails with ETIMEDOUT: part of it may have gone.
+   */
   sendMessage(fd: number, bytes: Uint8Array, fds: readonly number[], timeoutMs: number): void;
 
   // --- keys and randomness

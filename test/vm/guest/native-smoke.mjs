@@ -5,6 +5,7 @@ import {
   closeSync,
   constants,
   existsSync,
+  ftruncateSync,
   openSync,
   readdirSync,
   readSync,
@@ -36,6 +37,27 @@ const MESSAGE = 152;
 const QUEUE_SIZE = 128;
 
 const openFds = () => readdirSync('/proc/self/fd').length;
+
+/** A front end's memory may lie in huge pages, which the SIGBUS handler must replace whole. */
+function truncateHugePages() {
+  sh(
+    'echo 8 > /proc/sys/vm/nr_hugepages; mkdir /dev/shm/huge; mount -t hugetlbfs none /dev/shm/huge',
+  );
+  const fd = openSync('/dev/shm/huge/file', constants.O_RDWR | constants.O_CREAT);
+  ftruncateSync(fd, 4 << 20);
+  const mapping = native.mmap(fd, (2 << 20) + 4096, 0, true);
+  const bytes = new Uint8Array(mapping.buffer);
+  bytes.fill(7);
+  ftruncateSync(fd, 0);
+  equal(
+    [bytes.at(-1), bytes[0], mapping.poisoned],
+    [0, 0, true],
+    'huge pages cut short are survived',
+  );
+  mapping.unmap();
+  check(!read('/proc/self/maps').includes('/dev/shm/huge'), 'and unmapped');
+  closeSync(fd);
+}
 
 /** What a call throws or rejects with. */
 async function failure(body) {
@@ -311,6 +333,7 @@ await run(async () => {
   next.close();
   native.vduseDestroyDevice(control, 'stuck');
   closeSync(control);
+  truncateHugePages();
   // Epoll and its eventfd stay for the life of the process.
   check(openFds() <= before + 2, 'no descriptor leaks', `${before} before, ${openFds()} after`);
 });
