@@ -25,8 +25,11 @@ export interface VhostBackend {
   offeredFeatures(): bigint;
   /** Exactly `length` bytes of configuration space, zeroes where it has none. */
   readConfig(offset: number, length: number): Uint8Array;
-  /** The driver wrote configuration space; throws to refuse it. */
-  writeConfig(offset: number, bytes: Uint8Array): void;
+  /**
+   * The driver writes configuration space; throws or rejects to refuse it. It is in force once the
+   * promise, if there is one, has resolved.
+   */
+  writeConfig(offset: number, bytes: Uint8Array): void | Promise<void>;
   /**
    * Replace guest memory (no pieces: drop it all). Queues that run are drained first and go on after:
    * the rings of all of them are at the same guest addresses in the new memory. Resolves when no I/O
@@ -38,8 +41,8 @@ export interface VhostBackend {
   stopQueue(index: number): Promise<QueuePosition>;
   /** Another call descriptor (-1: none) for a queue that runs; the old one is closed afterwards. */
   setCall(index: number, callFd: number): Promise<void>;
-  /** Device reset: all queues are stopped; forget what the driver chose (CONFIG_WCE). */
-  reset(): void;
+  /** RESET_DEVICE, all queues are stopped: forget what the driver chose (CONFIG_WCE). */
+  reset(): void | Promise<void>;
   /** Set by the session: to be called when a queue that runs was stopped because its ring is broken. */
   onQueueBroken: ((index: number) => void) | undefined;
 }

@@ -8,10 +8,10 @@ export interface PooledBackendOptions {
   readonly features: bigint;
   /** Its configuration space as it is now. */
   config(): Uint8Array;
-  /** The driver writes `bytes` at `offset`; throws to refuse it. */
-  writeConfig(offset: number, bytes: Uint8Array): void;
+  /** The driver writes `bytes` at `offset`; throws or rejects to refuse it. */
+  writeConfig(offset: number, bytes: Uint8Array): void | Promise<void>;
   /** Forget what the driver chose. */
-  reset(): void;
+  reset(): void | Promise<void>;
 }
 
 /**
@@ -42,12 +42,12 @@ export class PooledBackend implements VhostBackend {
     return bytes;
   }
 
-  writeConfig(offset: number, bytes: Uint8Array): void {
-    this.#options.writeConfig(offset, bytes);
+  writeConfig(offset: number, bytes: Uint8Array): void | Promise<void> {
+    return this.#options.writeConfig(offset, bytes);
   }
 
-  reset(): void {
-    this.#options.reset();
+  reset(): void | Promise<void> {
+    return this.#options.reset();
   }
 
   setMemory(pieces: readonly MemoryPiece[]): Promise<void> {

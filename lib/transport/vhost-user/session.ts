@@ -72,14 +72,17 @@ export class Session {
     return (this.#protocolFeatures & protocolFeature) !== 0n;
   }
 
-  /** The front end is gone: drain and stop all, let go of its memory. Throws what failed, after all. */
+  /**
+   * The front end is gone: drain and stop all, let go of its memory. Throws what failed, after all.
+   * The device is not reset: a front end that comes back for the same driver does not say again what
+   * that one chose (CONFIG_WCE), and a new driver reads it.
+   */
   async close(): Promise<void> {
     this.#backend.onQueueBroken = undefined;
     const results = await Promise.allSettled(this.#rings.map((ring) => this.#stop(ring)));
     results.push(...(await Promise.allSettled([this.#replaceTable(MemoryTable.empty)])));
     closeRegions(this.#table, MemoryTable.empty);
     for (const ring of this.#rings) ring.close();
-    this.#backend.reset();
     const failed = results.find((result) => result.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
   }
@@ -235,10 +238,10 @@ export class Session {
     return buildConfig(offset, flags, bytes);
   }
 
-  setConfig({ header, payload }: Received): Answer {
+  async setConfig({ header, payload }: Received): Promise<Answer> {
     const { offset, bytes } = parseConfig(header.request, payload);
     try {
-      this.#backend.writeConfig(configOffset(offset), bytes);
+      await this.#backend.writeConfig(configOffset(offset), bytes);
     } catch {
       // A guest may write what it likes; its front end is not to blame.
       return REFUSED;
@@ -255,7 +258,7 @@ export class Session {
 
   async resetDevice(): Promise<Answer> {
     await this.resetRings();
-    this.#backend.reset();
+    await this.#backend.reset();
     return DONE;
   }
 
