@@ -1,11 +1,11 @@
 import yargs from 'yargs';
-import { UsageError } from '../daemon/index.ts';
 import { attachCommand } from './attach.ts';
 import { destroyCommand } from './destroy.ts';
 import { detachCommand } from './detach.ts';
 import { doctorCommand } from './doctor.ts';
 import { listCommand } from './list.ts';
 import { complain } from './output.ts';
+import { strictly } from './parser.ts';
 import { serveCommand } from './serve.ts';
 import { version } from './version.ts';
 
@@ -23,7 +23,7 @@ const USAGE_CODES = new Set([
 /** Run a command line; resolves with the exit status: 0, 1 for failures, 64 for usage. */
 export async function run(args: readonly string[]): Promise<number> {
   try {
-    await yargs([...args])
+    await strictly(yargs([...args]), 'vduse')
       .scriptName('vduse')
       .usage('$0 COMMAND\n\nServe a virtio block disk from a plain file.')
       .command(serveCommand)
@@ -33,18 +33,10 @@ export async function run(args: readonly string[]): Promise<number> {
       .command(listCommand)
       .command(doctorCommand)
       .version(version())
-      .demandCommand(1, 'no command given (vduse --help lists them)')
-      .strict()
+      .demandCommand(1, 'no command given')
       .recommendCommands()
       .completion('completion', 'print a shell completion script')
-      // The last of an option given twice counts, as in other programs; a list would surprise.
-      .parserConfiguration({ 'duplicate-arguments-array': false })
-      .exitProcess(false)
-      .showHelpOnFail(false)
       .wrap(Math.min(100, process.stdout.columns ?? 100))
-      .fail((message, error) => {
-        throw error ?? new UsageError(`${message.replaceAll('\n', ' ')} (see vduse --help)`);
-      })
       .parseAsync();
     return Number(process.exitCode ?? 0);
   } catch (error) {

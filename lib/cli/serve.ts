@@ -151,9 +151,10 @@ const DEVICE_OPTIONS = ['name', 'attach', 'size', 'serial', 'socket-path', 'fd',
 function devicesOf(argv: ServeArguments, signal: AbortSignal): DeviceOptions | DeviceOptions[] {
   const { image, config } = argv;
   if (config !== undefined) {
-    const also = image ?? DEVICE_OPTIONS.find((option) => argv[option]);
-    if (also !== undefined) {
-      throw new UsageError(`--config: goes with neither an image nor ${also} (put it in the file)`);
+    const option = DEVICE_OPTIONS.find((name) => argv[name]);
+    if (image !== undefined || option !== undefined) {
+      const other = image === undefined ? `--${option}` : 'an image';
+      throw new UsageError(`--config: not together with ${other} (put it in the file)`);
     }
     return readConfig(config).map((device) => ({ ...device, signal }));
   }

@@ -14,7 +14,9 @@ export function socketOf(argv: SocketArguments): DeviceOptions['socket'] {
     throw new UsageError('--socket-group, --socket-mode: need a socket file (give --socket-path)');
   }
   if (fd !== undefined) {
-    if (path !== undefined) throw new UsageError('--fd: not together with --socket-path');
+    if (path !== undefined) {
+      throw new UsageError('--fd: not together with --socket-path (leave out one of them)');
+    }
     if (!Number.isInteger(fd) || fd < 3) {
       throw new UsageError(`--fd ${fd}: not a descriptor for a socket (give a number from 3 on)`);
     }

@@ -6,6 +6,7 @@
 import yargs from 'yargs';
 import { serve, UsageError } from '../daemon/index.ts';
 import { complain } from './output.ts';
+import { strictly } from './parser.ts';
 import { serveUntilStopped } from './serve-loop.ts';
 import { StopSignals } from './signals.ts';
 import { socketOf } from './socket-options.ts';
@@ -19,7 +20,7 @@ async function main(args: readonly string[]): Promise<number> {
     process.stdout.write(`${JSON.stringify(CAPABILITIES)}\n`);
     return 0;
   }
-  const argv = await yargs([...args])
+  const argv = await strictly(yargs([...args]), 'vhost-user-blk')
     .scriptName('vhost-user-blk')
     .usage('$0 --socket-path PATH | --fd N  --blk-file FILE')
     .options({
@@ -34,13 +35,6 @@ async function main(args: readonly string[]): Promise<number> {
       'print-capabilities': { type: 'boolean', describe: 'say what this program can do, as JSON' },
     })
     .version(version())
-    .strict()
-    .parserConfiguration({ 'duplicate-arguments-array': false })
-    .exitProcess(false)
-    .showHelpOnFail(false)
-    .fail((message, error) => {
-      throw error ?? new UsageError(`${message} (see vhost-user-blk --help)`);
-    })
     .parseAsync();
   if (argv['help'] || argv['version']) return 0;
   const socket = socketOf(argv);

@@ -2,6 +2,7 @@ import { cpus } from 'node:os';
 import { extname } from 'node:path';
 import { native } from '../native/index.ts';
 import { type PoolOptions, ReactorPool } from '../reactor/index.ts';
+import { UsageError } from './errors.ts';
 
 /** How the engine may be set up; every field has a default. */
 export interface EngineOptions {
@@ -13,6 +14,19 @@ export interface EngineOptions {
   readonly engine?: PoolOptions['engine'];
   /** How page-cached reads and writes are run. */
   readonly policy?: PoolOptions['policy'];
+}
+
+const MAX_THREADS = 64;
+const MAX_POLL_US = 1_000_000;
+
+/** Throws a UsageError that names the option and its limits. */
+export function checkEngineOptions({ threads = 1, pollUs = 0 }: EngineOptions): void {
+  if (!Number.isInteger(threads) || threads < 1 || threads > MAX_THREADS) {
+    throw new UsageError(`--threads ${threads}: out of range (give 1 to ${MAX_THREADS})`);
+  }
+  if (!Number.isInteger(pollUs) || pollUs < 0 || pollUs > MAX_POLL_US) {
+    throw new UsageError(`--poll-us ${pollUs}: out of range (give 0 to ${MAX_POLL_US})`);
+  }
 }
 
 /** The worker's first file, beside this one, in TypeScript or compiled. */

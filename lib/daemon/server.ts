@@ -1,7 +1,7 @@
 import type { ReactorPool } from '../reactor/index.ts';
 import type { VhostUserServerOptions } from '../transport/vhost-user/index.ts';
 import { checkDiskOptions, type DiskOptions, openDisk } from './disk.ts';
-import { type EngineOptions, startEngine } from './engine.ts';
+import { checkEngineOptions, type EngineOptions, startEngine } from './engine.ts';
 import { UsageError } from './errors.ts';
 import { prepareVduse, type VduseTransportOptions } from './serve-vduse.ts';
 import { prepareVhostUser } from './serve-vhost-user.ts';
@@ -68,6 +68,7 @@ export async function serve(
 ): Promise<Server> {
   const log = options.log ?? (() => {});
   const list = Array.isArray(devices) ? devices : [devices as DeviceOptions];
+  checkEngineOptions(options);
   for (const device of list) checkDeviceOptions(device);
   const undo: (() => unknown)[] = [];
   try {

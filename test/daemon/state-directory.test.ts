@@ -182,7 +182,8 @@ t.test('which directory it is', async (t) => {
 });
 
 t.test('the first difference between two servers, in words', async (t) => {
-  const change = (to: Partial<DeviceIdentity>) => firstDifference(IDENTITY, { ...IDENTITY, ...to });
+  const change = (to: Record<string, string | number>) =>
+    firstDifference(IDENTITY, { ...IDENTITY, ...to });
   t.equal(change({}), undefined);
   t.equal(change({ queues: 1, config: '01' }), 'queues 2, now 1');
   t.equal(change({ queueSize: 128 }), 'queue size 256, now 128');
