@@ -79,6 +79,6 @@ export function refuseIfHeld(name: string): void {
   const holders = node === undefined ? [] : holdersOf(node);
   if (holders.length === 0) return;
   throw new HeldError(
-    `${name}: ${node} is in use: ${holders.join(', ')} (end that use, or ask again to detach all the same)`,
+    `${name}: ${node} is in use: ${holders.join(', ')} (end that use first; a second signal to its server, or vduse detach --force, detaches all the same)`,
   );
 }

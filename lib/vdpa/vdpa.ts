@@ -76,15 +76,18 @@ export async function attachAndWait(
     signal?.throwIfAborted();
     await delay(NODE_STEP_MS);
   }
-  const driver = boundDriver(name);
   throw new VdpaError(
     'ERR_VDUSE_NO_NODE',
-    `attaching ${name}: no device node after ${waitMs / 1000} s, ${
-      driver === undefined
-        ? `${isAttached(name) ? 'no driver is bound' : 'the device is not there'} (modprobe virtio_vdpa virtio_blk, or bind one by hand)`
-        : `driver bound: ${driver} (its log is in dmesg)`
-    }`,
+    `attaching ${name}: no device node after ${waitMs / 1000} s, ${whyNoNode(name)}`,
   );
+}
+
+function whyNoNode(name: string): string {
+  const driver = boundDriver(name);
+  if (driver === 'virtio_vdpa') return `driver bound: ${driver} (modprobe virtio_blk; see dmesg)`;
+  if (driver !== undefined) return `driver bound: ${driver} (see dmesg)`;
+  const what = isAttached(name) ? 'no driver is bound' : 'the device is not there';
+  return `${what} (modprobe -a virtio_vdpa virtio_blk, or bind one by hand)`;
 }
 
 function explain(error: SystemError, what: string, command: string): Error {
