@@ -95,7 +95,7 @@ class BlockLoad {
     this.#since = new Float64Array(depth);
     this.#slots = Array.from({ length: depth }, (_, i) => this.#createSlot(i));
     for (let i = 0; i < depth; i++) this.#free.push(i);
-    this.#random = seed >>> 0 || 1;
+    this.#random = seed | 0 || 1;
     this.#signals[0] = queue.kick.fd;
     this.#signals[1] = -1;
     this.#wait[0] = queue.call.fd;
@@ -134,7 +134,7 @@ class BlockLoad {
     while (this.#free.length > 0 && this.#sent < requests) {
       const index = this.#free[this.#free.length - 1]!;
       const slot = this.#slots[index]!;
-      const sector = Math.floor((this.#next() / 2 ** 32) * blocks) * sectors;
+      const sector = Math.floor(((this.#next() >>> 0) / 2 ** 32) * blocks) * sectors;
       slot.header[2] = sector;
       slot.header[3] = sector / 2 ** 32;
       slot.status[0] = UNANSWERED;
@@ -180,14 +180,14 @@ class BlockLoad {
     this.#done++;
   }
 
-  /** Xorshift: 32 random bits, never 0. */
+  /** Xorshift: 32 random bits, never 0; signed, so that they are kept in place. */
   #next(): number {
     let x = this.#random;
     x ^= x << 13;
     x ^= x >>> 17;
     x ^= x << 5;
-    this.#random = x >>> 0;
-    return this.#random;
+    this.#random = x;
+    return x;
   }
 
   #createSlot(index: number): Slot {

@@ -6,14 +6,15 @@ const OCTAVES = 32;
 export class LatencyHistogram {
   readonly #counts = new Float64Array(STEPS * OCTAVES);
   #count = 0;
-  #max = 0;
+  /** In an array: a field would be a new object each time it grows. */
+  readonly #max = new Float64Array(1);
 
   add(microseconds: number): void {
     const at = Math.floor(Math.log2(Math.max(microseconds, 1 / 16) * 16) * STEPS);
     const index = Math.min(at, this.#counts.length - 1);
     this.#counts[index] = this.#counts[index]! + 1;
     this.#count++;
-    if (microseconds > this.#max) this.#max = microseconds;
+    if (microseconds > this.#max[0]!) this.#max[0] = microseconds;
   }
 
   get count(): number {
@@ -22,7 +23,7 @@ export class LatencyHistogram {
 
   /** Microseconds. */
   get max(): number {
-    return this.#max;
+    return this.#max[0]!;
   }
 
   /** The duration in µs that the fraction `q` of all does not exceed; 0 when there are none. */
@@ -30,9 +31,9 @@ export class LatencyHistogram {
     let left = q * this.#count;
     for (let i = 0; i < this.#counts.length; i++) {
       left -= this.#counts[i]!;
-      if (left <= 0 && this.#count > 0) return Math.min(2 ** ((i + 1) / STEPS) / 16, this.#max);
+      if (left <= 0 && this.#count > 0) return Math.min(2 ** ((i + 1) / STEPS) / 16, this.max);
     }
-    return this.#max;
+    return this.#max[0]!;
   }
 
   /** Add another's counts to these. */
@@ -41,6 +42,6 @@ export class LatencyHistogram {
       this.#counts[i] = this.#counts[i]! + count;
     });
     this.#count += other.#count;
-    this.#max = Math.max(this.#max, other.#max);
+    this.#max[0] = Math.max(this.max, other.max);
   }
 }
