@@ -2,23 +2,16 @@
 # Debian packages on this machine: installs what is missing, and says so first.
 # To be sourced after common.sh.
 
-as_root() {
-	if [ "$(id -u)" = 0 ]; then
-		"$@"
-	elif command -v sudo >/dev/null; then
-		sudo -- "$@"
-	else
-		say "this needs root (run it as root, or install sudo): $*"
-		return 1
-	fi
-}
-
-# Runs apt-get silently; what it said is shown only where it failed.
+# Runs apt-get as root, silently; what it said is shown only where it failed.
 quiet_apt() {
-	local log status=0
+	local log status=0 as_root=()
+	if [ "$(id -u)" != 0 ]; then
+		command -v sudo >/dev/null || die 1 "no right to install, and no sudo (as root: apt-get $*)"
+		as_root=(sudo --)
+	fi
 	log=$(mktemp "${TMPDIR:-/tmp}/vduse-apt.XXXXXX")
-	as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=600 "$@" \
-		</dev/null >"$log" 2>&1 || status=$?
+	"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+		apt-get -qq -y -o DPkg::Lock::Timeout=600 "$@" </dev/null >"$log" 2>&1 || status=$?
 	[ "$status" = 0 ] || tail -n 20 "$log" >&2
 	rm -f "$log"
 	return "$status"
@@ -42,7 +35,7 @@ lists_are_fresh() {
 # install_packages PACKAGE…: those not yet installed; nothing runs when all are.
 install_packages() {
 	local package installed missing=()
-	command -v dpkg-query >/dev/null || die 1 "apt: not found (these programs need Debian)"
+	command -v dpkg-query >/dev/null || die 1 "dpkg: not found (this needs Debian)"
 	installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true)
 	for package; do
 		case $'\n'$installed$'\n' in

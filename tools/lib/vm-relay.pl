@@ -22,6 +22,11 @@ sub write_all {
 	my ($stream, $data) = @_;
 	while (length $data) {
 		my $written = syswrite $stream, $data;
+		if (!defined $written && $!{EAGAIN}) { # the caller's terminal or pipe may be non-blocking
+			vec(my $ready, fileno $stream, 1) = 1;
+			select undef, $ready, undef, undef;
+			next;
+		}
 		die "vm: writing the output: $!\n" unless defined $written;
 		substr $data, 0, $written, '';
 	}
