@@ -32,8 +32,10 @@ export class MockMemory {
   /** Make a region without adding it, for a resolver to return. */
   create(start: number, length: number, access: Access = Access.ReadWrite): MemoryRegion {
     const buffer = new ArrayBuffer(Math.ceil((length + 2 * GUARD) / 4) * 4);
-    const bytes = new Uint8Array(buffer).fill(GUARD_BYTE);
-    bytes.fill(0, GUARD, GUARD + length);
+    // A large region costs nothing until it is touched.
+    const bytes = new Uint8Array(buffer);
+    bytes.fill(GUARD_BYTE, 0, GUARD);
+    bytes.fill(GUARD_BYTE, GUARD + length);
     const address = this.#nextAddress;
     this.#nextAddress += Math.ceil(length / 4096) * 4096 + 4096;
     const region = {
