@@ -1,5 +1,6 @@
 export * from './client.ts';
 export * from './config.ts';
+export * from './conform/index.ts';
 export * from './device.ts';
 export * from './endpoint.ts';
 export { RpmbError, type RpmbErrorCode } from './errors.ts';

@@ -63,7 +63,7 @@ t.test('§5.12.6.1.1 PROGRAM_KEY', async (t) => {
       t.match(reply, { type: 0x0100, result: Result.GeneralFailure, mac: false });
     }
     t.notOk(bench.device.programmed);
-    t.same(bench.bytes, new Bench(FRESH.slice()).bytes, 'nothing written');
+    t.equal(Buffer.compare(bench.bytes, FRESH), 0, 'nothing written');
   });
   await t.test('the reply only when asked, also in a later chain', async (t) => {
     const bench = fresh();

@@ -157,24 +157,22 @@ export class Model {
         break;
       case 2:
         return this.#counter(frames);
-      case 3: {
+      case 3:
         if (this.#has('writes only with a result read') && !asked) break;
         this.#tell(3, this.#write(asked ? frames.slice(0, -1) : frames), frames[0]!);
         break;
-      }
       case 4:
         return this.#read(frames, room);
       case 5: {
-        const fine = this.#one(frames[0]!) && frames.length === 1 && this.#last !== undefined;
-        const kept = fine || this.#has('result read whatever the block count');
-        return kept ? this.#result() : this.#failure((this.#last?.type ?? 0) << 8);
+        const one = this.#one(frames[0]!) || this.#has('result read whatever the block count');
+        const fine = one && frames.length === 1 && this.#last !== undefined;
+        return fine ? this.#result() : this.#failure((this.#last?.type ?? 0) << 8);
       }
       default:
         return this.#failure(0);
     }
     const unasked = this.#has('replies unasked') && room > 0;
-    if (!asked && !unasked) return new Uint8Array(0);
-    const result = this.#result();
+    const result = asked || unasked ? this.#result() : new Uint8Array(0);
     if (this.#has('result only in the same chain')) this.#last = undefined;
     return result;
   }
@@ -226,7 +224,7 @@ export class Model {
     if (!this.#has('write reply without the address')) frame.writeUInt16BE(address, 504);
     const before = this.#has('old counter in the write reply') && result === 0 && type === 3;
     frame.writeUInt32BE(before ? counter - 1 : counter, 500);
-    if (type === 1 && this.#has('key told')) Buffer.from(this.#kept.key!).copy(frame, 228);
+    if (this.#has('key told')) frame.set(this.#kept.key ?? [], 228);
     if (type === 1 && this.#has('no MAC on the key reply')) return frame;
     return this.#sign([frame]);
   }
