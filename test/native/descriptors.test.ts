@@ -1,9 +1,10 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, existsSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { native } from '../../lib/native/index.ts';
 import { ADDON, collectUntil, inWorker, openFds } from './helpers.ts';
 
@@ -202,9 +203,16 @@ t.test('a worker ended in the middle of everything', async (t) => {
   );
 });
 
+/** A folder for sockets: one in the checkout could be too long for sun_path. */
+function shortFolder(t: Test): string {
+  const folder = mkdtempSync(join(tmpdir(), 'vduse-'));
+  t.teardown(() => rmSync(folder, { recursive: true }));
+  return folder;
+}
+
 t.test('unix sockets: messages with descriptors', async (t) => {
   const before = openFds();
-  const path = join(t.testdir(), 'socket');
+  const path = join(shortFolder(t), 'socket');
   const listening = native.unixListen(path, 4);
   t.equal(native.unixAccept(listening.fd), undefined);
   const client = native.unixConnect(path);
@@ -310,7 +318,7 @@ t.test('unix sockets: a long message, a peer that does not read', async (t) => {
 });
 
 t.test('unix sockets: paths', async (t) => {
-  const folder = t.testdir();
+  const folder = shortFolder(t);
   const path = join(folder, 'socket');
   const before = openFds();
   const long = `/${'x'.repeat(107)}`;
