@@ -6,7 +6,7 @@ import { QueueRunner } from './queue-runner.ts';
 
 /** What is to be done once the I/O of some queues has ended, and whom to tell. */
 interface Drain {
-  readonly runners: readonly QueueRunner[];
+  readonly runners: QueueRunner[];
   /** Stop them for good, or give them new memory and go on. */
   readonly stop: boolean;
   readonly memoryOptions: unknown;
@@ -65,6 +65,11 @@ export class ServedDevice {
     const counters = this.#counters.subarray(start.index * COUNTERS, (start.index + 1) * COUNTERS);
     const runner = new QueueRunner(this.id, start, this.#model, counters, this.#heat);
     this.runners.set(start.index, runner);
+    for (const drain of this.#drains) {
+      // Memory that is about to be replaced goes from under this queue too.
+      if (!drain.stop) drain.runners.push(runner);
+    }
+    runner.stopping = this.#stops(runner);
     return runner;
   }
 
