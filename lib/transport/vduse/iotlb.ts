@@ -1,3 +1,4 @@
+import { fstatSync } from 'node:fs';
 import type { Addon, Mapping } from '../../native/index.ts';
 import type { MemorySource } from '../../reactor/index.ts';
 import type { Access, MemoryRegion } from '../../virtio/index.ts';
@@ -5,6 +6,9 @@ import { GuestMemory } from '../../virtio/index.ts';
 
 /** The most of a guest's memory one mapping covers (external buffers end at 4 GiB). */
 const WINDOW = 2 ** 31;
+
+/** The largest page there is. */
+const MAX_PAGE = 2 ** 30;
 
 /** The name under which the daemon's worker offers this source. */
 export const VDUSE_MEMORY = 'vduse';
@@ -69,8 +73,9 @@ export class VduseMemory implements MemorySource {
     const regionEnd = Number(entry.last) + 1;
     const window = regionStart + Math.floor((address - regionStart) / WINDOW) * WINDOW;
     const length = Math.min(regionEnd - window, WINDOW);
-    // A ring's region is no page multiple (its offset is, or the remainder is mapped with it).
-    const page = this.#addon.pageSize();
+    // A ring's region is no page multiple, nor is one in huge pages a multiple of those: what is
+    // around it in its page is mapped with it.
+    const page = this.#pageOf(entry.fd.fd);
     const fileOffset = Number(entry.offset) + (window - regionStart);
     const slack = fileOffset % page;
     const writable = (entry.perm & 2) !== 0;
@@ -82,6 +87,13 @@ export class VduseMemory implements MemorySource {
     );
     this.#mappings.push(mapping);
     return regionOf(mapping, slack, window, length, entry.perm as Access);
+  }
+
+  /** The unit a file is mapped in. hugetlbfs tells its page as the block size, and takes no less. */
+  #pageOf(fd: number): number {
+    const page = this.#addon.pageSize();
+    const { blksize } = fstatSync(fd);
+    return blksize % page === 0 && blksize <= MAX_PAGE ? blksize : page;
   }
 }
 
