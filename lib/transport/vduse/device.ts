@@ -2,9 +2,11 @@ import { readFileSync, readSync, writeSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Addon, FdWatcher, OwnedFd, VduseVqInfo } from '../../native/index.ts';
 import type { PooledDevice } from '../../reactor/index.ts';
+import { boundDriver } from '../../vdpa/index.ts';
 import type { QueueLayout, QueuePosition } from '../../virtio/index.ts';
 import { Feature, Status } from '../../virtio/index.ts';
 import { givenUp } from './errors.ts';
+import { leftMemoryInTheWay } from './left-memory.ts';
 import { buildResponse, parseMessage, REQUEST_BYTES, type VduseMessage } from './messages.ts';
 
 /** Queues may become ready a little after DRIVER_OK. */
@@ -39,6 +41,8 @@ export class VduseDevice {
   readonly #events: VduseDeviceEvents;
   readonly #kicks: OwnedFd[] = [];
   readonly #running = new Set<number>();
+  /** Where the queues stand that were stopped since the last reset. */
+  readonly #stopped = new Map<number, QueuePosition>();
   /** How many milliseconds an answer may take before the kernel gives the device up; 0: no limit. */
   readonly #patience: number;
   #watcher: FdWatcher | undefined;
@@ -190,9 +194,11 @@ export class VduseDevice {
       this.#respond(id, false);
       return;
     }
-    const stopped = await this.#device.stopQueues([index]);
-    this.#running.delete(index);
-    const position = stopped.get(index) ?? { avail: 0, used: 0 };
+    if (!(await this.#timely('GET_VQ_STATE', this.#stop([index])))) {
+      this.#respond(id, false);
+      return;
+    }
+    const position = this.#stopped.get(index) ?? { avail: 0, used: 0 };
     const packed = (this.#driverFeatures & Feature.RingPacked) !== 0n;
     const words = packed
       ? ([
@@ -214,9 +220,21 @@ export class VduseDevice {
       this.#driverFeatures = 0n;
       return true;
     }
+    // FEATURES_OK is the last step a driver lets us refuse; its memory comes after it.
+    if ((status & ~was & Status.FeaturesOk) !== 0 && this.#leftMemoryInTheWay()) return false;
     this.#status = status;
     const starts = (status & Status.DriverOk) !== 0 && (was & Status.DriverOk) === 0;
     if (starts) await this.#start();
+    return true;
+  }
+
+  #leftMemoryInTheWay(): boolean {
+    // A client of vhost_vdpa replaces what the last one left.
+    if (boundDriver(this.name) !== 'virtio_vdpa') return false;
+    if (!leftMemoryInTheWay(this.#addon, this.#fd.fd, this.name)) return false;
+    this.#events.log(
+      `refused to virtio_vdpa: memory of the virtual machine that used it last is in the way (vdpa dev del ${this.name}, end this daemon, then serve again)`,
+    );
     return true;
   }
 
@@ -287,10 +305,16 @@ export class VduseDevice {
     });
   }
 
+  async #stop(indexes: readonly number[]): Promise<void> {
+    const stopped = await this.#device.stopQueues(indexes);
+    for (const index of indexes) this.#running.delete(index);
+    for (const [index, position] of stopped) this.#stopped.set(index, position);
+  }
+
   /** Stop every queue, then let go of all memory: a rebind reuses the addresses for other pages. */
   async #reset(): Promise<void> {
-    await this.#device.stopQueues([...this.#running]);
-    this.#running.clear();
+    await this.#stop([...this.#running]);
+    this.#stopped.clear();
     await this.#dropMemory();
   }
 
