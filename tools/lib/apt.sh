@@ -56,5 +56,5 @@ install_packages() {
 # What the checks call in the test machine. They are installed on this machine, because its root
 # file system is the test machine's.
 install_test_tools() {
-	install_packages crun e2fsprogs fio iproute2 kmod mmc-utils procps qemu-utils strace udev util-linux
+	install_packages crun e2fsprogs fio iproute2 kmod mmc-utils procps python3 qemu-utils strace udev util-linux
 }
