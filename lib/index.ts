@@ -1,5 +1,6 @@
 /**
- * The public API: serve a disk from a file, attach and detach it, and look at the host.
+ * The public API: serve disks and RPMBs, attach and detach them, drive a vhost-user device, and look
+ * at the host.
  *
  *     import { serve } from 'vduse';
  *     const server = await serve({ image: 'disk.img', size: 2 ** 30, attach: true });
@@ -7,3 +8,4 @@
  *     await server.stop();
  */
 export * from './daemon/index.ts';
+export * from './frontend/index.ts';

@@ -6,6 +6,7 @@ import { doctorCommand } from './doctor.ts';
 import { listCommand } from './list.ts';
 import { complain } from './output.ts';
 import { strictly } from './parser.ts';
+import { rpmbCommand } from './rpmb/index.ts';
 import { serveCommand } from './serve.ts';
 import { version } from './version.ts';
 
@@ -25,13 +26,14 @@ export async function run(args: readonly string[]): Promise<number> {
   try {
     await strictly(yargs([...args]), 'vduse')
       .scriptName('vduse')
-      .usage('$0 COMMAND\n\nServe a virtio block disk from a plain file.')
+      .usage('$0 COMMAND\n\nServe a virtio block disk, or an RPMB, from a plain file.')
       .command(serveCommand)
       .command(attachCommand)
       .command(detachCommand)
       .command(destroyCommand)
       .command(listCommand)
       .command(doctorCommand)
+      .command(rpmbCommand)
       .version(version())
       .demandCommand(1, 'no command given')
       .recommendCommands()

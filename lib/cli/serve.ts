@@ -14,6 +14,9 @@ import { socketOf } from './socket-options.ts';
 
 interface ServeArguments {
   image?: string | undefined;
+  type: 'block' | 'rpmb';
+  'wrap-key-file'?: string | undefined;
+  'allow-readable-key': boolean;
   config?: string | undefined;
   name?: string | undefined;
   attach: boolean;
@@ -46,6 +49,11 @@ export const serveCommand: CommandModule<object, ServeArguments> = {
         describe: 'a regular file or a block device',
       })
       .options({
+        type: {
+          choices: ['block', 'rpmb'] as const,
+          default: 'block' as const,
+          describe: 'what it is; an RPMB is served from a state file (vduse rpmb create)',
+        },
         name: {
           type: 'string',
           requiresArg: true,
@@ -116,6 +124,16 @@ export const serveCommand: CommandModule<object, ServeArguments> = {
           requiresArg: true,
           describe: 'serve all devices of this JSON file (share/vduse-config.schema.json)',
         },
+        'wrap-key-file': {
+          type: 'string',
+          requiresArg: true,
+          describe: 'the wrapping key, for an RPMB whose key is stored wrapped',
+        },
+        'allow-readable-key': {
+          type: 'boolean',
+          default: false,
+          describe: 'accept a key file that others may read',
+        },
         threads: {
           type: 'number',
           requiresArg: true,
@@ -164,6 +182,9 @@ function devicesOf(argv: ServeArguments, signal: AbortSignal): DeviceOptions | D
   const socket = socketOf(argv);
   return {
     image,
+    type: argv.type,
+    allowReadableKey: argv['allow-readable-key'],
+    ...given('wrapKeyFile', argv['wrap-key-file']),
     attach: argv.attach,
     queues: argv.queues,
     queueSize: argv['queue-size'],

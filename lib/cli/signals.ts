@@ -32,7 +32,9 @@ export class StopSignals {
 
   readonly #received = (): void => {
     this.#asked++;
-    this.#abort.abort(new Error('interrupted'));
+    this.#abort.abort(
+      new Error('stopped by a signal before all was ready (nothing is left behind)'),
+    );
     this.#wake?.();
   };
 }

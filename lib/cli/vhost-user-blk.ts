@@ -54,6 +54,7 @@ async function main(args: readonly string[]): Promise<number> {
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
-  complain((error as Error).message);
-  process.exitCode = 1;
+  const { code, message } = error as { code?: string; message: string };
+  complain(message);
+  process.exitCode = code === 'ERR_VDUSE_USAGE' ? 64 : 1;
 }

@@ -4,10 +4,11 @@ import { UsageError } from './errors.ts';
 import type { DeviceOptions } from './server.ts';
 
 /** What a key's value must be. */
-type Kind = 'string' | 'number' | 'boolean' | 'size' | 'mode' | 'ring';
+type Kind = 'string' | 'number' | 'boolean' | 'size' | 'mode' | 'ring' | 'type';
 
 /** The keys of a device, as share/vduse-config.schema.json publishes them. */
 const KEYS: Readonly<Record<string, Kind>> = {
+  type: 'type',
   image: 'string',
   name: 'string',
   size: 'size',
@@ -20,6 +21,8 @@ const KEYS: Readonly<Record<string, Kind>> = {
   attach: 'boolean',
   stateDir: 'string',
   ring: 'ring',
+  wrapKeyFile: 'string',
+  allowReadableKey: 'boolean',
   socketPath: 'string',
   socketGroup: 'string',
   socketMode: 'mode',
@@ -98,6 +101,9 @@ function checkValue(kind: Kind, value: unknown, where: string): unknown {
     case 'ring':
       if (value === 'split' || value === 'packed') return value;
       throw new UsageError(`${where}: neither "split" nor "packed"`);
+    case 'type':
+      if (value === 'block' || value === 'rpmb') return value;
+      throw new UsageError(`${where}: neither "block" nor "rpmb"`);
     default:
       if (typeof value === kind) return value;
       throw new UsageError(`${where}: not a ${kind}`);

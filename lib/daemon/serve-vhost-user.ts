@@ -63,8 +63,8 @@ async function start(
       note: log,
     },
   );
-  const tell = (message: unknown) => {
-    if (message !== undefined) pooled.tellModel(message).catch((error) => events.ended(error));
+  const tell = async (message: unknown) => {
+    if (message !== undefined) await pooled.tellModel(message);
   };
   const ring = options.ring === 'split' ? RING_FEATURES : RING_FEATURES | Feature.RingPacked;
   const backend = new PooledBackend(pooled, {
@@ -97,10 +97,7 @@ async function start(
     resumed: false,
     node: undefined,
     socket: server.path,
-    next:
-      server.path === undefined
-        ? undefined
-        : `-chardev socket,id=c,path=${server.path} -device vhost-user-blk-pci,chardev=c (QEMU, with shared memory)`,
+    next: server.path === undefined ? undefined : nextStep(device, server.path),
     counters: (): QueueCounters[] => pooled.counters(),
     async stop(): Promise<StopOutcome> {
       stopping = true;
@@ -114,4 +111,10 @@ async function start(
       }
     },
   };
+}
+
+/** What to type to use the device. */
+function nextStep(device: HostedDevice, path: string): string {
+  if (device.type === 'rpmb') return `vduse rpmb get-info unix:${path}`;
+  return `-chardev socket,id=c,path=${path} -device vhost-user-blk-pci,chardev=c (QEMU, with shared memory)`;
 }

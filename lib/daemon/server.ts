@@ -3,12 +3,15 @@ import type { VhostUserServerOptions } from '../transport/vhost-user/index.ts';
 import { checkDiskOptions, type DiskOptions, openDisk } from './disk.ts';
 import { checkEngineOptions, type EngineOptions, startEngine } from './engine.ts';
 import { UsageError } from './errors.ts';
+import { openRpmb, type RpmbOptions, refuseDiskOptions } from './rpmb.ts';
 import { prepareVduse, type VduseTransportOptions } from './serve-vduse.ts';
 import { prepareVhostUser } from './serve-vhost-user.ts';
 import { type PreparedDevice, type ServedDevice, type StopOutcome, undoAll } from './served.ts';
 
 /** A device to serve. Without `socket` it is served over VDUSE. */
-export interface DeviceOptions extends DiskOptions, VduseTransportOptions {
+export interface DeviceOptions extends DiskOptions, RpmbOptions, VduseTransportOptions {
+  /** What it is; default: a disk. */
+  readonly type?: 'block' | 'rpmb';
   /** Default: the image's base name. */
   readonly name?: string;
   /** Serve it to a virtual machine's front end over vhost-user. */
@@ -102,14 +105,17 @@ export async function serve(
 function prepare(options: DeviceOptions): PreparedDevice {
   const name = options.name ?? options.image.slice(options.image.lastIndexOf('/') + 1);
   const { socket, ring } = options;
-  if (socket === undefined) return prepareVduse(name, options, () => openDisk(options, false));
+  const open = (switchableCache: boolean) =>
+    options.type === 'rpmb' ? openRpmb(options) : openDisk(options, switchableCache);
+  if (socket === undefined) return prepareVduse(name, options, () => open(false));
   return prepareVhostUser(name, { socket, ...(ring === undefined ? {} : { ring }) }, () =>
-    openDisk(options, true),
+    open(true),
   );
 }
 
 function checkDeviceOptions(options: DeviceOptions): void {
-  checkDiskOptions(options);
+  if (options.type === 'rpmb') refuseDiskOptions(options);
+  else checkDiskOptions(options);
   if (options.socket !== undefined && options.attach) {
     throw new UsageError('--attach: a vhost-user socket is not attached (leave it out)');
   }

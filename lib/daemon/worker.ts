@@ -8,9 +8,10 @@ import {
   VhostUserMemory,
 } from '../transport/vhost-user/index.ts';
 import { BLOCK_MODEL, openBlockModel } from './block-model.ts';
+import { openRpmbModel, RPMB_MODEL } from './rpmb-model.ts';
 
 runReactor(native, {
-  models: { [BLOCK_MODEL]: openBlockModel },
+  models: { [BLOCK_MODEL]: openBlockModel, [RPMB_MODEL]: openRpmbModel },
   memories: {
     [VDUSE_MEMORY]: (options) => new VduseMemory(native, options as VduseMemoryOptions),
     [VHOST_USER_MEMORY]: (options) => new VhostUserMemory(native, options as MemoryPiece[]),

@@ -1,0 +1,43 @@
+import { type IoPort, native } from '../native/index.ts';
+import type { DeviceModel } from '../reactor/index.ts';
+import {
+  allocatePrivate,
+  deviceMemoryBytes,
+  RpmbDevice,
+  RpmbQueueDevice,
+  type StateModel,
+} from '../rpmb/index.ts';
+import { FileStore, type FileTarget } from '../store/index.ts';
+
+/** The name of the RPMB model in a worker's table. */
+export const RPMB_MODEL = 'rpmb';
+
+/** What the main thread passes to a worker for an RPMB. */
+export interface RpmbModelOptions {
+  readonly model: StateModel;
+  readonly target: FileTarget;
+}
+
+/** An RPMB on a reactor. Key, counter and last result outlive its queue's stops. */
+export function openRpmbModel(options: unknown, io: IoPort): DeviceModel {
+  const { model, target } = options as RpmbModelOptions;
+  const { memory, release } = allocatePrivate(native, deviceMemoryBytes(model.layout));
+  let store: FileStore | undefined;
+  const device = new RpmbDevice({
+    model,
+    store: (sink) => (store = new FileStore(io, target, sink)),
+    memory,
+    getRandom: (into) => native.getRandom(into),
+  });
+  return {
+    createQueue: ({ port, counters }) => ({
+      device: new RpmbQueueDevice(device, port, counters),
+      release: () => {},
+    }),
+    close: () => {
+      device.close();
+      store?.close();
+      release();
+    },
+  };
+}
