@@ -151,10 +151,10 @@ export class RpmbDevice implements Conditions {
     else this.#finish(result);
   }
 
-  /** Nothing may be under way. */
+  /** Nothing may be under way. The memory is wiped. */
   close(): void {
-    this.request.fill(0);
     this.#state.close();
+    this.#memory.u8.fill(0);
   }
 
   macRight(): boolean {
