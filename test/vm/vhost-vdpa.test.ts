@@ -6,6 +6,5 @@ for (const kernel of ['6.12', '7.2'] as const) {
     name: 'a disk behind vhost_vdpa',
     program: ['vhost-vdpa.mjs'],
     kernel,
-    timeout: 300,
   });
 }
