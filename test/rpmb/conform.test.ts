@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import t from 'tap';
 import { parseConfig } from '../../lib/rpmb/config.ts';
 import {
@@ -233,4 +234,10 @@ t.test('clauses are told as they come', async (t) => {
     told,
     report.clauses.map(({ id }) => id),
   );
+});
+
+t.test('the documentation names every clause', async (t) => {
+  const text = readFileSync(new URL('../../docs/rpmb.md', import.meta.url), 'utf8');
+  for (const { id } of conformClauses()) t.ok(text.includes(id), id);
+  t.match(text, `${Object.keys(CAUGHT_BY).length} deliberately wrong devices`);
 });
