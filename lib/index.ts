@@ -4,7 +4,7 @@
  *
  *     import { serve } from 'vduse';
  *     const server = await serve({ image: 'disk.img', size: 2 ** 30, attach: true });
- *     console.log(server.node); // /dev/vda
+ *     console.log(server.devices[0].node); // /dev/vda
  *     await server.stop();
  */
 export * from './daemon/index.ts';

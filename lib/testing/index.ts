@@ -1,3 +1,4 @@
+export * from '../frontend/index.ts';
 export { PackedDriver } from '../virtio/packed-driver.ts';
 export { SplitDriver } from '../virtio/split-driver.ts';
 export * from './memory-store.ts';
