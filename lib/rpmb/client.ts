@@ -13,6 +13,7 @@ import {
   RequestType,
   ResponseType,
 } from './frame.ts';
+import { checkKey } from './key-file.ts';
 import { signFrames } from './mac.ts';
 import { checkReply, ReplyError, type ReplyExpectation } from './reply.ts';
 import type { GetRandom } from './state/wrap.ts';
@@ -54,6 +55,7 @@ export class RpmbClient {
    * missing proves nothing: a counter read with the new key does.
    */
   async programKey(key: Uint8Array): Promise<void> {
+    checkKey(key, 'the key');
     const request = new Uint8Array(2 * FRAME_BYTES);
     putFrame(request, 0, { type: RequestType.ProgramKey, blockCount: 1, keyMac: key });
     putFrame(request, FRAME_BYTES, { type: RequestType.ResultRead, blockCount: 1 });

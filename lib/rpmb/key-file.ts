@@ -25,6 +25,13 @@ export function readKeyFile(source: string | number, options: KeyFileOptions = {
   }
 }
 
+/** Throws an RpmbError for a key that is not 32 bytes. */
+export function checkKey(key: Uint8Array, what: string): void {
+  if (key.length === KEY_BYTES) return;
+  const remedy = `give ${KEY_BYTES} bytes`;
+  throw new RpmbError('OPTIONS', what, `has ${key.length} bytes, not ${KEY_BYTES}`, remedy);
+}
+
 function openKey(path: string, what: string): number {
   // O_NONBLOCK: a pipe of that name must not make us wait for its writer.
   const flags = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;

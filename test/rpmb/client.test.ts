@@ -210,6 +210,7 @@ t.test('ranges that are not there are refused before anything is sent', async (t
   await t.rejects(client.readBlocks(0.5, 1), code);
   await t.rejects(client.writeBlocks(KEY, 0, new Uint8Array(100)), code);
   await t.rejects(client.writeBlocks(KEY, SMALL_BLOCKS, pattern(1, 1)), code);
+  await t.rejects(client.programKey(KEY.subarray(1)), /the key: has 31 bytes/);
   t.equal(sent.length, 0);
   t.same(await client.readBlocks(SMALL_BLOCKS - 1, 1, KEY), new Uint8Array(256));
 });

@@ -102,6 +102,7 @@ t.test('what is not shown says why', async (t) => {
     key: KEY.map((byte) => byte ^ 1),
     destructive: false,
   });
+  t.match(wrong.hint, /is it the key of the device/);
   t.match(
     wrong.clauses.find(({ id }) => id === 'counter.reply'),
     { outcome: 'broken', why: /mac: its MAC is not that of this key/ },

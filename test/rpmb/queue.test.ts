@@ -233,6 +233,26 @@ t.test('requests are executed in order, however slow the store', async (t) => {
   t.match(read(bench.send(resultRead())), { counter: 2 }, 'a reset leaves the last result');
 });
 
+t.test('frames that the guest changes while they are executed', async (t) => {
+  const bytes = KEYED.slice();
+  let store: MemoryStore | undefined;
+  const bench = new Bench(bytes, { store: (sink) => (store = new MemoryStore(bytes, sink)) });
+  const port = new Port();
+  const queue = new RpmbQueueDevice(bench.device, port);
+  const write = new TestChain(0, concat(dataWrite({ data: pattern(2, 1) }), resultRead()), 512);
+  queue.begin(write.chain);
+  write.chain.regions[0]!.u8.fill(0xff);
+  while (store!.pending > 0) store!.run();
+  t.match(read(write.written), { result: 0, counter: 1, mac: true });
+  t.same(bench.data.subarray(0, 512), pattern(2, 1));
+  const ask = new TestChain(1, dataRead(0, 2), 1024);
+  queue.begin(ask.chain);
+  ask.chain.regions[1]!.u8.fill(0xff);
+  while (store!.pending > 0) store!.run();
+  t.match(read(ask.written), { result: 0, mac: true });
+  t.same(read(ask.written).data, pattern(2, 1), 'nothing of the guest is ever signed');
+});
+
 t.test('a thousand waiting chains that need no disk', async (t) => {
   const bytes = FRESH.slice();
   let store: MemoryStore | undefined;

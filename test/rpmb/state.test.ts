@@ -133,6 +133,8 @@ t.test('create', async (t) => {
     const attempt = (more: object) => () =>
       createState(newPath(), { size: SMALL, ...more }, native);
     t.throws(attempt({ maxWriteBlocks: 256 }), { message: /--max-write-blocks 256/ });
+    t.throws(attempt({ key: new Uint8Array(31) }), { message: /the key: has 31 bytes/ });
+    t.throws(attempt({ wrapKey: new Uint8Array(16) }), { message: /the wrap key: has 16 bytes/ });
     t.throws(attempt({ maxReadBlocks: -1 }), { message: /--max-read-blocks -1/ });
     t.throws(attempt({ initialCounter: 2 ** 32 }), { message: /--initial-counter 4294967296/ });
     t.throws(() => createState(join(folder, 'no', 'such'), { size: SMALL }, native), {

@@ -2,7 +2,7 @@ import { makeWrite } from '../client.ts';
 import { FrameField, fieldOf, MAC_BYTES, RequestType, ResponseType, Result } from '../frame.ts';
 import { verifyFrames } from '../mac.ts';
 import { type Clause, clause, destructive, SECTION } from './clause.ts';
-import { Broken, keyFrames, makeFrame, NotShown, type Probe, readFrame, SCRATCH } from './probe.ts';
+import { Broken, makeFrame, NotShown, type Probe, readFrame, SCRATCH } from './probe.ts';
 
 const counterFrame = (blockCount = 1) =>
   makeFrame({ type: RequestType.GetWriteCounter, blockCount });
@@ -58,7 +58,7 @@ export const KEY_CLAUSES: readonly Clause[] = [
     'PROGRAM_KEY with a block count other than 1 is GENERAL_FAILURE, and programs nothing',
     async (probe) => {
       probe.needUnkeyed();
-      const reply = await probe.send(keyFrames(probe.key, 2));
+      const reply = await probe.sendKey(probe.key, 2);
       const counter = await probe.send(counterFrame());
       const type = ResponseType.ProgramKey;
       probe.expect('the counter after it', counter, { type: ResponseType.GetCounter, ...refused });
@@ -67,7 +67,7 @@ export const KEY_CLAUSES: readonly Clause[] = [
   ),
   destructive('key.program', SECTION.key, 'PROGRAM_KEY programs the key', async (probe) => {
     probe.needUnkeyed();
-    const reply = await probe.send(keyFrames(probe.key));
+    const reply = await probe.sendKey(probe.key);
     probe.expect('PROGRAM_KEY', reply, { type: ResponseType.ProgramKey });
     probe.keyReply = reply;
     probe.programmed = true;
@@ -86,7 +86,7 @@ export const KEY_CLAUSES: readonly Clause[] = [
     'a programmed key cannot be overwritten: WRITE_FAILURE',
     async (probe) => {
       const key = probe.needKeyed();
-      const reply = await probe.send(keyFrames(otherKey(key)));
+      const reply = await probe.sendKey(otherKey(key));
       await stillKeyed(probe);
       const result = await expired(probe, Result.WriteFailure);
       probe.expect('a second PROGRAM_KEY', reply, { type: ResponseType.ProgramKey, result });

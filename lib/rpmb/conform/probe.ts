@@ -109,6 +109,16 @@ export class Probe {
     return reply;
   }
 
+  /** Send a PROGRAM_KEY with a RESULT_READ behind it. */
+  async sendKey(key: Uint8Array, blockCount = 1): Promise<Uint8Array> {
+    const frames = keyFrames(key, blockCount);
+    try {
+      return await this.send(frames);
+    } finally {
+      frames.fill(0);
+    }
+  }
+
   /** Throws Broken unless the reply is as expected; `what` says what was sent. */
   expect(what: string, reply: Uint8Array, expected: ReplyExpectation): void {
     const fault = checkReply(reply, expected);
@@ -234,8 +244,7 @@ export function readFrame(address: number, blockCount: number, nonce?: Uint8Arra
   return makeFrame({ type: RequestType.DataRead, address, blockCount, ...given });
 }
 
-/** PROGRAM_KEY with the RESULT_READ behind it. */
-export function keyFrames(key: Uint8Array, blockCount = 1): Uint8Array {
+function keyFrames(key: Uint8Array, blockCount: number): Uint8Array {
   const frames = new Uint8Array(2 * FRAME_BYTES);
   putFrame(frames, 0, { type: RequestType.ProgramKey, blockCount, keyMac: key });
   putFrame(frames, FRAME_BYTES, { type: RequestType.ResultRead, blockCount: 1 });

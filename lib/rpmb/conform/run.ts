@@ -50,6 +50,8 @@ export interface ConformReport {
   readonly clauses: readonly ClauseReport[];
   /** What this run left behind, for the next one to look for. */
   readonly note?: ConformNote;
+  /** What may be wrong with the question rather than with the device. */
+  readonly hint?: string;
 }
 
 /** All clauses, in the order they are tried. */
@@ -155,7 +157,15 @@ class Run {
       notShown: count('not shown'),
       clauses: this.#reports,
       ...(this.#note === undefined ? {} : { note: this.#note }),
+      ...(this.#keySeemsWrong()
+        ? { hint: 'no MAC fits this key: is it the key of the device?' }
+        : {}),
     };
+  }
+
+  #keySeemsWrong(): boolean {
+    const counter = this.#reports.find(({ id }) => id === 'counter.reply');
+    return counter?.why?.includes(': mac: ') ?? false;
   }
 
   async #outcome(clause: Clause): Promise<Pick<ClauseReport, 'outcome' | 'why'>> {

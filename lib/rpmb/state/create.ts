@@ -14,6 +14,7 @@ import { BlockingStore, SyncFileStore } from '../../store/sync-store.ts';
 import { CAPACITY_UNIT, DEFAULT_MAX_BLOCKS, MAX_CAPACITY_UNITS } from '../config.ts';
 import { codeOf, RpmbError, systemError, systemWord } from '../errors.ts';
 import { MAX_COUNTER } from '../frame.ts';
+import { checkKey } from '../key-file.ts';
 import type { RpmbSystem } from '../system.ts';
 import { storeInfo } from './file.ts';
 import {
@@ -100,6 +101,8 @@ function layoutOf(
   system: RpmbSystem,
 ): StateLayout {
   const { maxWriteBlocks = DEFAULT_MAX_BLOCKS, maxReadBlocks = DEFAULT_MAX_BLOCKS } = options;
+  if (options.key !== undefined) checkKey(options.key, 'the key');
+  if (options.wrapKey !== undefined) checkKey(options.wrapKey, 'the wrap key');
   checkRange('--max-write-blocks', maxWriteBlocks, 0xff);
   checkRange('--max-read-blocks', maxReadBlocks, 0xff);
   checkRange('--initial-counter', options.initialCounter ?? 0, MAX_COUNTER);

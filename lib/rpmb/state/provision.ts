@@ -1,6 +1,7 @@
 import { timingSafeEqual } from 'node:crypto';
 import { RpmbError } from '../errors.ts';
 import { MAX_COUNTER } from '../frame.ts';
+import { checkKey } from '../key-file.ts';
 import { allocatePrivate, type RpmbSystem } from '../system.ts';
 import { RpmbState, STATE_MEMORY_BYTES } from './commit.ts';
 import type { StateFile } from './open.ts';
@@ -22,6 +23,7 @@ export function provisionState(
   provision: Provision,
   system: RpmbSystem,
 ): string[] {
+  if (provision.key !== undefined) checkKey(provision.key, 'the key');
   const { memory, release } = allocatePrivate(system, STATE_MEMORY_BYTES);
   const target = new RpmbState({
     model: state.model,
