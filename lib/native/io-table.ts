@@ -127,6 +127,9 @@ export class IoTable {
   /**
    * Add a row; the vectors of a read or write follow through `addVector`.
    * `offset` and `length` are in bytes and at most 2^53-1. Returns the row's index.
+   *
+   * Small, so that it is inlined: a number from 2^31 on that is passed to a call which is not would be
+   * allocated, one for each request. The words it is split into never are.
    */
   push(
     owner: number,
@@ -138,16 +141,42 @@ export class IoTable {
     mode: number,
     flags: number,
   ): number {
+    return this.#pushWords(
+      owner,
+      token,
+      kind,
+      fd,
+      offset | 0,
+      (offset / TWO_32) | 0,
+      length | 0,
+      (length / TWO_32) | 0,
+      mode,
+      flags,
+    );
+  }
+
+  #pushWords(
+    owner: number,
+    token: number,
+    kind: IoKind,
+    fd: number,
+    offsetLow: number,
+    offsetHigh: number,
+    lengthLow: number,
+    lengthHigh: number,
+    mode: number,
+    flags: number,
+  ): number {
     if (this.count === this.#rowCapacity) this.#growRows();
     const index = this.count++;
     const rows = this.#rows;
     const at = index * ROW_WORDS;
     rows[at + ROW.kind] = kind;
     rows[at + ROW.fd] = fd;
-    rows[at + ROW.offset] = offset;
-    rows[at + ROW.offset + 1] = offset / TWO_32;
-    rows[at + ROW.length] = length;
-    rows[at + ROW.length + 1] = length / TWO_32;
+    rows[at + ROW.offset] = offsetLow;
+    rows[at + ROW.offset + 1] = offsetHigh;
+    rows[at + ROW.length] = lengthLow;
+    rows[at + ROW.length + 1] = lengthHigh;
     rows[at + ROW.firstVector] = this.#vectorCount;
     rows[at + ROW.vectorCount] = 0;
     rows[at + ROW.rwFlags] = 0;
