@@ -167,6 +167,17 @@ bool takeSignals(napi_env env, napi_value array, napi_value count, int32_t** tri
   return signals == 0 || takeInt32Array(env, array, "signals", *howMany * 3, triples);
 }
 
+napi_value sendSignalsNow(napi_env env, napi_callback_info raw) {
+  size_t argc = 2;
+  napi_value args[2];
+  napi_get_cb_info(env, raw, &argc, args, nullptr, nullptr);
+  int32_t* signals = nullptr;
+  size_t signalCount;
+  if (!takeSignals(env, args[0], args[1], &signals, &signalCount)) return nullptr;
+  sendSignals(signals, signalCount);
+  return nullptr;
+}
+
 bool takeTimeout(napi_env env, napi_value value, timespec* time, bool* bounded) {
   int64_t microseconds;
   if (!takeInteger(env, value, "timeoutUs", -1, kMaxSafeInteger, &microseconds)) return false;

@@ -234,6 +234,8 @@ export interface Addon {
     signals: Int32Array,
     signalCount: number,
   ): number;
+  /** Send `signals` as above, and nothing else. */
+  sendSignals(signals: Int32Array, signalCount: number): void;
   /**
    * Send `signals` as above, then ppoll `fds` (pairs: fd, revents out) for POLLIN.
    * Returns the number ready, 0 at the time limit, -errno on failure. A negative fd is passed over.

@@ -1,3 +1,4 @@
+import { performance } from 'node:perf_hooks';
 import type { Addon, IoPort, RowOwner } from '../native/index.ts';
 import { IoFlag, IoKind, IoTable, ROW, ROW_WORDS, RWF_NOWAIT } from '../native/index.ts';
 
@@ -42,6 +43,7 @@ export abstract class IoEngine implements IoPort {
   readonly #freeSlots: number[] = [];
   #slots = 0;
   #routed = 0;
+  #routing = false;
   #delivered = false;
 
   protected constructor(addon: Addon, policy: IoPolicy) {
@@ -116,21 +118,39 @@ export abstract class IoEngine implements IoPort {
     this.signals[at + 2] = 0;
   }
 
-  /** Called by `wait` with each signal the kernel refused. */
+  /** Send the pending signals now: a system call each, and no more. */
+  sendSignals(): void {
+    if (this.signalCount === 0) return;
+    this.addon.sendSignals(this.signals, this.signalCount);
+    this.signalsSent();
+  }
+
+  /** Called with each signal the kernel refused. */
   onSignalRefused: ((fd: number, index: number, errno: number) => void) | undefined;
+
+  /** Rows that were pushed and are not routed yet. */
+  get waiting(): number {
+    return this.table.count - this.#routed;
+  }
+
+  /** Route the next `count` of the rows that wait. */
+  submitSome(count: number): void {
+    const first = this.#routed;
+    this.#routed = first + count;
+    this.#route(first, first + count);
+  }
 
   /** Route all rows pushed since the last call, those pushed by completions meanwhile included. */
   submit(): void {
-    while (this.#routed < this.table.count) {
-      const first = this.#routed;
-      const end = this.table.count;
-      this.#routed = end;
-      this.#route(first, end);
-    }
+    while (this.waiting > 0) this.submitSome(this.waiting);
   }
 
-  /** Empty the table; only when no row of it is still to be read by the kernel. */
+  /**
+   * Empty the table; only when no row of it is still to be read by the kernel. Those that are being
+   * routed stay: the kernel is entered meanwhile when its queue is full.
+   */
   protected clearTable(): void {
+    if (this.#routing || this.waiting > 0) return;
     this.table.clear();
     this.#routed = 0;
   }
@@ -179,6 +199,7 @@ export abstract class IoEngine implements IoPort {
   }
 
   #route(first: number, end: number): void {
+    this.#routing = true;
     let runFrom = -1;
     for (let row = first; row < end; row++) {
       if (this.#runsHere(row)) {
@@ -193,6 +214,7 @@ export abstract class IoEngine implements IoPort {
     for (let row = first; row < end; row++) {
       if (this.table.rows[row * ROW_WORDS + ROW.user] === RAN_HERE) this.#ranHere(row);
     }
+    this.#routing = false;
   }
 
   #run(first: number, count: number): void {

@@ -74,6 +74,11 @@ export class QueueRunner implements QueuePort {
     return this.#queue === undefined;
   }
 
+  /** The driver is signalled through an eventfd. */
+  get signalsEventfd(): boolean {
+    return this.signal !== undefined && this.signal.index < 0;
+  }
+
   get inFlight(): number {
     return this.#queue?.inFlight ?? 0;
   }

@@ -207,7 +207,8 @@ export class UringEngine extends IoEngine {
   }
 
   #enterKernel(minComplete: number, timeoutUs: number): void {
-    if (minComplete === 0 && this.#unsubmitted === 0 && this.signalCount === 0 && !this.ready()) {
+    if (minComplete === 0 && this.#unsubmitted === 0 && !this.ready()) {
+      this.sendSignals();
       this.clearTable();
       return;
     }
