@@ -22,10 +22,9 @@ export interface RpmbModelOptions {
 export function openRpmbModel(options: unknown, io: IoPort): DeviceModel {
   const { model, target } = options as RpmbModelOptions;
   const { memory, release } = allocatePrivate(native, deviceMemoryBytes(model.layout));
-  let store: FileStore | undefined;
   const device = new RpmbDevice({
     model,
-    store: (sink) => (store = new FileStore(io, target, sink)),
+    store: (sink) => new FileStore(io, target, sink),
     memory,
     getRandom: (into) => native.getRandom(into),
   });
@@ -36,7 +35,6 @@ export function openRpmbModel(options: unknown, io: IoPort): DeviceModel {
     }),
     close: () => {
       device.close();
-      store?.close();
       release();
     },
   };
