@@ -8,7 +8,7 @@ export function strictly<T>(parser: Argv<T>, program: string): Argv<T> {
       .strict()
       .detectLocale(false)
       // The last of an option given twice counts, as in other programs; a list would surprise.
-      .parserConfiguration({ 'duplicate-arguments-array': false })
+      .parserConfiguration({ 'duplicate-arguments-array': false, 'parse-numbers': false })
       .exitProcess(false)
       .showHelpOnFail(false)
       .fail((message, error) => {
@@ -18,4 +18,22 @@ export function strictly<T>(parser: Argv<T>, program: string): Argv<T> {
         throw new UsageError(`${what} (see ${program} --help)`);
       })
   );
+}
+
+/**
+ * An option whose value is a number. yargs' own numbers won't do: a 1 given after another value is
+ * added to it, for it also means "once more" there.
+ */
+export function numeric(name: string, describe: string) {
+  return {
+    requiresArg: true,
+    describe,
+    coerce: (given: string | number): number => {
+      const value = typeof given === 'string' && given.trim() === '' ? Number.NaN : Number(given);
+      if (!Number.isFinite(value)) {
+        throw new UsageError(`--${name} ${given}: not a number`);
+      }
+      return value;
+    },
+  };
 }

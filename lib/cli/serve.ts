@@ -8,6 +8,7 @@ import {
 } from '../daemon/index.ts';
 import { parseSize } from '../store/index.ts';
 import { complain } from './output.ts';
+import { numeric } from './parser.ts';
 import { serveUntilStopped } from './serve-loop.ts';
 import { StopSignals } from './signals.ts';
 import { socketOf } from './socket-options.ts';
@@ -70,20 +71,13 @@ export const serveCommand: CommandModule<object, ServeArguments> = {
           requiresArg: true,
           describe: 'create the image, sparse, if it is missing: 512M, 1G, …',
         },
-        queues: { type: 'number', requiresArg: true, default: 1, describe: 'virtqueues, 1 to 256' },
+        queues: { ...numeric('queues', 'virtqueues, 1 to 256'), default: 1 },
         'queue-size': {
-          type: 'number',
-          requiresArg: true,
+          ...numeric('queue-size', 'descriptors a queue, a power of two from 4 to 1024'),
           default: 256,
-          describe: 'descriptors a queue, a power of two from 4 to 1024',
         },
         'read-only': { type: 'boolean', default: false, describe: 'refuse writes' },
-        'block-size': {
-          type: 'number',
-          requiresArg: true,
-          default: 512,
-          describe: 'logical block size, 512 or 4096',
-        },
+        'block-size': { ...numeric('block-size', 'logical block size, 512 or 4096'), default: 512 },
         serial: {
           type: 'string',
           requiresArg: true,
@@ -100,11 +94,7 @@ export const serveCommand: CommandModule<object, ServeArguments> = {
           requiresArg: true,
           describe: 'serve a virtual machine over vhost-user: listen on this socket',
         },
-        fd: {
-          type: 'number',
-          requiresArg: true,
-          describe: 'the same, on a descriptor that listens or is connected',
-        },
+        fd: numeric('fd', 'the same, on a descriptor that listens or is connected'),
         'socket-group': {
           type: 'string',
           requiresArg: true,
@@ -134,16 +124,14 @@ export const serveCommand: CommandModule<object, ServeArguments> = {
           default: false,
           describe: 'accept a key file that others may read',
         },
-        threads: {
-          type: 'number',
-          requiresArg: true,
-          describe: 'engine threads, 1 to 64 [default: as many as queues, at most the CPUs]',
-        },
-        'poll-us': {
-          type: 'number',
-          requiresArg: true,
-          describe: 'longest spin before a sleep, in microseconds [default: 100; 0 on one CPU]',
-        },
+        threads: numeric(
+          'threads',
+          'engine threads, 1 to 64 [default: as many as queues, at most the CPUs]',
+        ),
+        'poll-us': numeric(
+          'poll-us',
+          'longest spin before a sleep, in microseconds [default: 100; 0 on one CPU]',
+        ),
         engine: {
           choices: ['auto', 'pool'] as const,
           default: 'auto' as const,

@@ -6,7 +6,7 @@
 import yargs from 'yargs';
 import { serve, UsageError } from '../daemon/index.ts';
 import { complain } from './output.ts';
-import { strictly } from './parser.ts';
+import { numeric, strictly } from './parser.ts';
 import { serveUntilStopped } from './serve-loop.ts';
 import { StopSignals } from './signals.ts';
 import { socketOf } from './socket-options.ts';
@@ -25,7 +25,7 @@ async function main(args: readonly string[]): Promise<number> {
     .usage('$0 --socket-path PATH | --fd N  --blk-file FILE')
     .options({
       'socket-path': { type: 'string', requiresArg: true, describe: 'listen on this socket' },
-      fd: { type: 'number', requiresArg: true, describe: 'a socket that listens or is connected' },
+      fd: numeric('fd', 'a socket that listens or is connected'),
       'blk-file': {
         type: 'string',
         requiresArg: true,
