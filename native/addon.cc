@@ -53,6 +53,7 @@ constexpr Export kExports[] = {
     {"ioUringSetup", wrapped<ioUringSetup>},
     {"ioUringProbe", wrapped<ioUringProbe>},
     {"ioUringEnter", ioUringEnter},
+    {"clockUs", clockUs},
     {"sendSignals", sendSignalsNow},
     {"signalAndPoll", signalAndPoll},
     {"unixListen", wrapped<unixListen>},

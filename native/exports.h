@@ -56,6 +56,7 @@ Napi::Value directIoAlignment(const Napi::CallbackInfo& info);
 
 // io.cc, io-pool.cc
 napi_value ioRun(napi_env env, napi_callback_info raw);
+napi_value clockUs(napi_env env, napi_callback_info raw);
 napi_value sendSignalsNow(napi_env env, napi_callback_info raw);
 napi_value signalAndPoll(napi_env env, napi_callback_info raw);
 void defineIoPool(napi_env env);

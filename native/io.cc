@@ -178,6 +178,16 @@ napi_value sendSignalsNow(napi_env env, napi_callback_info raw) {
   return nullptr;
 }
 
+napi_value clockUs(napi_env env, napi_callback_info) {
+  timespec now;
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  const uint64_t microseconds =
+      static_cast<uint64_t>(now.tv_sec) * 1000000 + static_cast<uint64_t>(now.tv_nsec) / 1000;
+  napi_value value = nullptr;
+  napi_create_int32(env, static_cast<int32_t>(static_cast<uint32_t>(microseconds)), &value);
+  return value;
+}
+
 bool takeTimeout(napi_env env, napi_value value, timespec* time, bool* bounded) {
   int64_t microseconds;
   if (!takeInteger(env, value, "timeoutUs", -1, kMaxSafeInteger, &microseconds)) return false;

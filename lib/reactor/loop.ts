@@ -66,7 +66,7 @@ export class ReactorLoop {
     this.#engine = engine;
     this.#tables = tables;
     this.#port = port;
-    this.#spin = new Spin(options.pollUs);
+    this.#spin = new Spin(addon, options.pollUs);
     this.#sigbus = new Uint32Array(addon.sigbusCounter());
     this.#sigbusSeen = this.#sigbus[0]!;
     engine.onSignalRefused = (fd, index, errno) => this.#signalRefused(fd, index, errno);

@@ -1,23 +1,29 @@
-import { performance } from 'node:perf_hooks';
+import type { Addon } from '../native/index.ts';
 
 const START_US = 8;
+
+/** A sleep this long is longer than any spin; the clock tells no longer times apart. */
+const LONG_US = 2 ** 30;
 
 /**
  * Adaptive polling: spins after recent work, as long as it has lately paid. The time from the start
  * of a spin to the next work is the measure: beyond the maximum the spin is halved, beyond the
- * current length it is doubled, else kept.
+ * current length it is doubled, else kept. Allocates nothing: it may run once a request.
  */
 export class Spin {
   readonly enabled: boolean;
+  readonly #addon: Pick<Addon, 'clockUs'>;
   readonly #maximum: number;
-  #current = 0;
+  #current: number;
   #idleSince = 0;
+  #idle = false;
   #recent = false;
 
   /** `maximumUs` 0: never spin. */
-  constructor(maximumUs: number) {
+  constructor(addon: Pick<Addon, 'clockUs'>, maximumUs: number) {
+    this.#addon = addon;
     this.enabled = maximumUs > 0;
-    this.#maximum = maximumUs / 1000;
+    this.#maximum = Math.min(maximumUs, LONG_US);
     this.#current = this.#maximum;
   }
 
@@ -30,24 +36,28 @@ export class Spin {
   until(condition: () => boolean): boolean {
     if (!this.#recent) return false;
     this.#recent = false;
-    const start = performance.now();
+    const start = this.#addon.clockUs();
     this.#idleSince = start;
-    const end = start + this.#current;
+    this.#idle = true;
+    const current = this.#current;
     do {
-      if (condition()) return true;
-    } while (performance.now() < end);
+      if (condition()) {
+        this.#idle = false;
+        return true;
+      }
+    } while (((this.#addon.clockUs() - start) | 0) < current);
     return false;
   }
 
   /** A sleep has ended: learn from how long the thread was idle. */
   woke(): void {
-    if (!this.enabled || this.#idleSince === 0) return;
-    const idle = performance.now() - this.#idleSince;
-    this.#idleSince = 0;
-    if (idle > this.#maximum) this.#current /= 2;
+    if (!this.#idle) return;
+    this.#idle = false;
+    const idle = (this.#addon.clockUs() - this.#idleSince) | 0;
+    // Negative: so long that the clock has wrapped.
+    if (idle > this.#maximum || idle < 0) this.#current >>= 1;
     else if (idle > this.#current) {
-      this.#current = Math.min(this.#maximum, Math.max(this.#current * 2, START_US / 1000));
+      this.#current = Math.min(this.#maximum, Math.max(this.#current * 2, START_US));
     }
-    if (this.#current < 0.001) this.#current = 0;
   }
 }

@@ -116,6 +116,7 @@ const FUNCTIONS: Record<keyof Addon, Argument[]> = {
   ioUringSetup: [integer(0, 2 ** 32), u32],
   ioUringProbe: [fd],
   ioUringEnter: [fd, u32, u32, u32, integer(-1), words, integer(1, 3)],
+  clockUs: [],
   sendSignals: [words, integer(1, 3)],
   signalAndPoll: [words, integer(1, 5), integer(0), words, integer(1, 3)],
   unixListen: [text('/nonexistent/socket', '', 'y'.repeat(108)), integer(0, 2 ** 31)],
