@@ -1,6 +1,7 @@
 // The contestants over vhost-user: how each is started, on which CPU.
 import { spawn } from 'node:child_process';
 import { existsSync, rmSync } from 'node:fs';
+import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { VDUSE } from './machine.mjs';
 
@@ -38,9 +39,13 @@ export function pinned(cpu, first) {
 
 /** A running back end. */
 export class Backend {
-  static async start(command, socket) {
+  /** `onLine` gets what it prints on standard output. */
+  static async start(command, socket, onLine) {
     rmSync(socket, { force: true });
-    const child = spawn(command[0], command.slice(1), { stdio: ['ignore', 'ignore', 'inherit'] });
+    const child = spawn(command[0], command.slice(1), {
+      stdio: ['ignore', onLine === undefined ? 'ignore' : 'pipe', 'inherit'],
+    });
+    if (onLine !== undefined) createInterface({ input: child.stdout }).on('line', onLine);
     const backend = new Backend(child, socket);
     const end = Date.now() + 30_000;
     while (!existsSync(socket)) {
