@@ -65,7 +65,13 @@ export class Reactor {
     const { port1, port2 } = new MessageChannel();
     const orderFd = addon.eventfd(0);
     const start: WorkerStart = { port: port2, orderFd: orderFd.fd, options };
-    const worker = new Worker(entry, { workerData: start, transferList: [port2] });
+    const worker = new Worker(entry, {
+      workerData: start,
+      transferList: [port2],
+      // What a program preloads (tracers, loaders) has no business on an engine's thread; the sources
+      // themselves need their loader.
+      ...(entry.pathname.endsWith('.ts') ? {} : { execArgv: [] }),
+    });
     const ready = await new Promise<Extract<Report, { type: 'ready' }>>((resolve, reject) => {
       port1.once('message', resolve);
       worker.once('error', reject);

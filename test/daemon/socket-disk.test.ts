@@ -13,8 +13,8 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
-import { serve } from '../../lib/daemon/index.ts';
-import { BlockClient } from '../../lib/frontend/index.ts';
+// The built package: its engine threads start as a user's do, not through the tests' TypeScript loader.
+import { BlockClient, serve } from '../../dist/index.js';
 import { native } from '../../lib/native/index.ts';
 
 const MIB = 1 << 20;
