@@ -137,7 +137,7 @@ export class Server {
     return server;
   }
 
-  async ready(seconds = 60) {
+  async ready(seconds = 120) {
     await until(() => this.event('ready') !== undefined || this.status !== undefined, seconds);
     return this.event('ready') !== undefined;
   }
@@ -166,7 +166,7 @@ export class Server {
 export async function openNodes(name) {
   sh('chown 65534:65534 /dev/vduse/control');
   if (name === undefined) return;
-  await until(() => existsSync(`/dev/vduse/${name}`));
+  await until(() => existsSync(`/dev/vduse/${name}`), 90);
   sh(`chown 65534:65534 /dev/vduse/${name}`);
 }
 
