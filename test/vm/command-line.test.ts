@@ -1,0 +1,11 @@
+import t from 'tap';
+import { inMachine } from './run.ts';
+
+await inMachine(t, {
+  name: 'the command line',
+  program: [
+    'several.mjs',
+    ...['lifecycle.mjs', 'takeover.mjs', 'holders.mjs', 'commands.mjs', 'bad-input.mjs'],
+  ],
+  timeout: 1500,
+});
