@@ -9,6 +9,7 @@ import {
   openSync,
   readFileSync,
   renameSync,
+  type Stats,
   unlinkSync,
   writeSync,
 } from 'node:fs';
@@ -56,8 +57,7 @@ export class StateDirectory {
   /** Make it if it is missing. Throws a StateError when it cannot be used, or others could write there. */
   static open(path: string): StateDirectory {
     try {
-      mkdirSync(path, { recursive: true, mode: 0o700 });
-      const stat = lstatSync(path);
+      const stat = madeOrThere(path);
       if (!stat.isDirectory()) {
         throw new StateError(
           `state directory ${path}: not a directory (give another with --state-dir)`,
@@ -147,6 +147,14 @@ export class StateDirectory {
       if ((error as { code?: string }).code !== 'ENOENT') throw error;
     }
   }
+}
+
+/** What is at `path`; a directory where there was nothing. */
+function madeOrThere(path: string): Stats {
+  const there = lstatSync(path, { throwIfNoEntry: false });
+  if (there !== undefined) return there;
+  mkdirSync(path, { recursive: true, mode: 0o700 });
+  return lstatSync(path);
 }
 
 /** The kernel's words without the call and path that Node adds. */

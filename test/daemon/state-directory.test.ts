@@ -152,7 +152,7 @@ t.test('a directory where others could write, or that is none, is refused', asyn
       name,
     );
   refused('open', /others could write there \(.*--state-dir\)/);
-  refused('file', /\(.*--state-dir\)/);
+  refused('file', /not a directory \(.*--state-dir\)/);
   refused('file/below', /\(.*--state-dir\)/);
   refused('link', /not a directory \(.*--state-dir\)/);
   if (process.getuid!() === 0) {
