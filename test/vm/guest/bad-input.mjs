@@ -11,17 +11,7 @@ import {
   together,
   vduse,
 } from './command.mjs';
-import {
-  AS_NOBODY,
-  check,
-  equal,
-  loadModules,
-  run,
-  SCRATCH,
-  Server,
-  sh,
-  until,
-} from './harness.mjs';
+import { AS_NOBODY, check, equal, run, SCRATCH, Server, sh, until } from './harness.mjs';
 
 const FOLDER = `${SCRATCH}/bad`;
 const at = (name) => `${FOLDER}/${name}`;
@@ -142,7 +132,7 @@ async function permissions() {
 
 /** Attached, but no disk comes: after 30 s an error that names the driver, or says there is none. */
 async function withoutDriver() {
-  const probe = '/sys/bus/vdpa/drivers_autoprobe';
+  const autoprobe = (bus, value) => writeFileSync(`/sys/bus/${bus}/drivers_autoprobe`, value);
   const before = { files: files(), nodes: deviceNodes() };
   const start = Date.now();
   const begin = (name) =>
@@ -153,11 +143,11 @@ async function withoutDriver() {
         deviceNodes().includes(name) && sh(`test -e /sys/bus/vdpa/devices/${name}`).status === 0,
       60,
     );
-  writeFileSync(probe, '0');
+  autoprobe('vdpa', '0');
   const unbound = begin('unbound');
   check(await attached('unbound'), 'attached, with no driver to bind');
-  writeFileSync(probe, '1');
-  sh('modprobe -r virtio_blk');
+  autoprobe('vdpa', '1');
+  autoprobe('virtio', '0');
   const bound = begin('bound');
   check(await attached('bound'), 'attached, with no driver for the virtio device');
   const seconds = (Date.now() - start) / 1000;
@@ -173,7 +163,7 @@ async function withoutDriver() {
   ]);
   check(seconds < 30, 'both waited at once');
   equal({ files: files(), nodes: deviceNodes() }, before, 'nothing is left');
-  loadModules('virtio_blk');
+  autoprobe('virtio', '1');
 }
 
 /** No error: rounded down, with a word. */
