@@ -39,8 +39,10 @@ async function refused(name, ...words) {
 async function holding(path, line, body) {
   const child = spawn('sh', ['-c', `exec ${line}`], { stdio: 'ignore' });
   const opened = await until(() => {
-    const folder = `/proc/${child.pid}/fd`;
-    return readdirSync(folder).some((fd) => readlinkSync(`${folder}/${fd}`) === path);
+    const folder = `/proc/${child.pid}`;
+    // The shell opens it before it becomes the program.
+    if (readFileSync(`${folder}/comm`, 'utf8').trim() === 'sh') return false;
+    return readdirSync(`${folder}/fd`).some((fd) => readlinkSync(`${folder}/fd/${fd}`) === path);
   });
   check(opened, `${path} is opened`);
   await body(child.pid);
