@@ -296,6 +296,8 @@ t.test('unix sockets: a long message, a peer that does not read', async (t) => {
      parentPort.postMessage('sent');`,
     { fd: sender.fd, event: event.fd },
   );
+  // Asked for now: it may end before its message is looked at.
+  const exited = once(worker, 'exit');
   const into = new Uint8Array(1 << 20);
   let bytes = 0;
   let descriptors = 0;
@@ -313,7 +315,7 @@ t.test('unix sockets: a long message, a peer that does not read', async (t) => {
   t.equal(await message, 'sent');
   t.equal(bytes, 4 << 20);
   t.equal(descriptors, 1, 'sent once');
-  await once(worker, 'exit');
+  await exited;
   for (const owned of [one, two, sender, receiver, event]) owned.close();
 });
 

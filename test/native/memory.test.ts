@@ -195,9 +195,10 @@ t.test('SIGBUS: in a worker', async (t) => {
     `,
     { fd: file.fd, page: PAGE },
   );
+  const exited = once(worker, 'exit');
   const before = new Uint32Array(native.sigbusCounter())[0]!;
   t.strictSame(await message, { seen: 0, poisoned: true, count: before + 1 });
-  await once(worker, 'exit');
+  await exited;
   t.equal(new Uint32Array(native.sigbusCounter())[0], before + 1, 'one counter for the process');
 });
 
