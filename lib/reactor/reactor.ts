@@ -100,7 +100,11 @@ export class Reactor {
     this.#orderFd = orderFd;
     this.engine = ready.engine;
     this.engineNote = ready.note;
-    this.#wake = () => addon.eventfdSignal(orderFd.fd);
+    // Woken alone it would be asleep again before Node ends it: it is told to leave.
+    this.#wake = () => {
+      port.postMessage({ id: 0, order: { type: 'exit' } });
+      addon.eventfdSignal(orderFd.fd);
+    };
     wakeAtExit(this.#wake);
     port.on('message', (report: Report) => this.#reported(report, events));
     this.#exited = new Promise((resolve) => worker.once('exit', () => resolve()));
