@@ -3,14 +3,12 @@ import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { PACKAGE, ROOT } from './package.mjs';
 
-export { delay };
+export { delay, ROOT };
 
 /** The command line program. */
-export const VDUSE = fileURLToPath(new URL('../../../dist/cli/main.js', import.meta.url));
-/** The checkout. */
-export const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
+export const VDUSE = `${PACKAGE}dist/cli/main.js`;
 /** A writable tmpfs. */
 export const SCRATCH = '/dev/shm';
 

@@ -13,8 +13,9 @@ import {
   succeeds,
   until,
 } from './harness.mjs';
+import { PACKAGE } from './package.mjs';
 
-const { detach, listDevices } = await import('../../../dist/index.js');
+const { detach, listDevices } = await import(`${PACKAGE}dist/index.js`);
 
 const FOLDER = `${SCRATCH}/holders`;
 const VDPA = '/sys/bus/vdpa';

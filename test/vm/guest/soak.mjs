@@ -11,9 +11,10 @@ import {
   writeSync,
 } from 'node:fs';
 import { check, equal, loadModules, note, run, SCRATCH, Server, until } from './harness.mjs';
+import { PACKAGE } from './package.mjs';
 
 // The addon for what Node lacks: aligned memory for O_DIRECT, and attaching without a process each time.
-const { native } = await import('../../../dist/native/index.js');
+const { native } = await import(`${PACKAGE}dist/native/index.js`);
 
 const FOLDER = `${SCRATCH}/soak`;
 const ROUNDS = 100;
