@@ -4,7 +4,6 @@
 import { spawnSync } from 'node:child_process';
 import {
   accessSync,
-  chmodSync,
   constants,
   copyFileSync,
   existsSync,
@@ -87,10 +86,7 @@ function ts() {
   const tsc = bin('typescript', 'tsc');
   rmSync(join(root, 'dist'), { recursive: true, force: true });
   run('TypeScript', process.execPath, [tsc, '-p', 'tsconfig.build.json']);
-  const { bin: programs } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
-  for (const path of Object.values(programs)) {
-    if (existsSync(join(root, path))) chmodSync(join(root, path), 0o755);
-  }
+  run('the programs', process.execPath, [join(root, 'tools/lib/programs.mjs')]);
 }
 
 function prebuild() {
