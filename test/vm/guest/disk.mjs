@@ -1,5 +1,13 @@
 // The main job on one kernel: a disk served by nobody, used raw and with a file system.
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+//   disk.mjs [split|packed] [io_uring|pool] [SECONDS]
+// With `pool` the kernel is told to refuse io_uring first. SECONDS is how long fio works on the raw
+// disk. With fewer than 15 the further disks are left out, and this one is opened with O_DIRECT: then
+// all its requests go through the engine's queue.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { createInterface } from 'node:readline';
+import { vduse } from './command.mjs';
 import {
   check,
   equal,
@@ -12,10 +20,17 @@ import {
   sh,
   succeeds,
   until,
+  VDUSE,
 } from './harness.mjs';
 
 const IMAGE = `${SCRATCH}/disk/d.img`;
 const CPUS = 4;
+/** VIRTIO_F_RING_PACKED: its place in sysfs's row of feature bits. */
+const RING_PACKED = 34;
+const FULL_SECONDS = 15;
+
+const [ring = 'split', engine = 'io_uring', seconds = FULL_SECONDS] = process.argv.slice(2);
+const full = Number(seconds) >= FULL_SECONDS;
 
 /** Kilobytes the image takes. */
 const used = () => Number(sh(`du -k ${IMAGE}`).stdout.split('\t')[0]);
@@ -24,21 +39,22 @@ const FIO = '--direct=1 --ioengine=libaio --verify=crc32c --verify_fatal=1 --out
 
 await run(async () => {
   loadModules('vduse', 'virtio_vdpa', 'virtio_blk', 'ext4');
+  succeeds(
+    `sysctl -q kernel.io_uring_disabled=${engine === 'pool' ? 2 : 0}`,
+    `io_uring is ${engine === 'pool' ? 'refused' : 'allowed'}`,
+  );
+  // Another run in the same boot may have been here.
+  rmSync(`${SCRATCH}/disk`, { recursive: true, force: true });
   mkdirSync(`${SCRATCH}/disk`);
   sh(`chown 65534 ${SCRATCH}/disk; truncate -s 256M ${IMAGE}; chown 65534 ${IMAGE}`);
 
-  const args = [
-    IMAGE,
-    '--name',
-    'disk0',
-    '--queues',
-    `${CPUS}`,
-    '--serial',
-    'S1',
-    '--state-dir',
-    `${SCRATCH}/disk/state`,
-  ];
-  const server = await serveAsNobody('disk0', args);
+  const args = [IMAGE, '--name', 'disk0', '--queues', `${CPUS}`, '--serial', 'S1'];
+  const server = await serveDisk('disk0', args);
+  const ready = server.event('ready');
+  equal(ready.engine, engine, 'the ready line names the engine');
+  if (engine === 'pool') {
+    check(/EPERM|not permitted/.test(ready.engineNote), 'and says why', ready.engineNote);
+  }
   const capabilities = /^CapEff:\s*(\S+)/m.exec(
     readFileSync(`/proc/${server.pid}/status`, 'utf8'),
   )[1];
@@ -51,12 +67,17 @@ await run(async () => {
   succeeds('vdpa dev add name disk0 mgmtdev vduse', 'vdpa dev add');
   check(await until(() => existsSync('/dev/vda')), '/dev/vda is there');
   equal(read('/sys/block/vda/size'), `${256 * 2048}`, 'size');
+  equal(
+    read('/sys/block/vda/device/features')[RING_PACKED],
+    ring === 'packed' ? '1' : '0',
+    `the ring is ${ring}`,
+  );
   equal(read('/sys/block/vda/serial'), 'S1', 'serial');
   equal(read('/sys/block/vda/queue/logical_block_size'), '512', 'block size');
 
   succeeds(
-    `fio --name=raw --filename=/dev/vda ${FIO} --rw=randwrite --bsrange=512-64k --blockalign=512 --iodepth=8 --numjobs=${CPUS} --size=48m --offset_increment=64m --cpus_allowed=0-${CPUS - 1} --cpus_allowed_policy=split --verify_backlog=512 --time_based --runtime=15`,
-    'fio verify on the raw disk: 4 jobs, one on each CPU, 512 to 64k, 15 s',
+    `fio --name=raw --filename=/dev/vda ${FIO} --rw=randwrite --bsrange=512-64k --blockalign=512 --iodepth=8 --numjobs=${CPUS} --size=48m --offset_increment=64m --cpus_allowed=0-${CPUS - 1} --cpus_allowed_policy=split --verify_backlog=512 --time_based --runtime=${seconds}`,
+    `fio verify on the raw disk: 4 jobs, one on each CPU, 512 to 64k, ${seconds} s`,
   );
   const counters = await server.counters();
   note(`counters ${JSON.stringify(counters)}`);
@@ -89,7 +110,7 @@ await run(async () => {
 
   succeeds('mkfs.ext4 -q -F /dev/vda && mount /dev/vda /mnt', 'mkfs.ext4 and mount');
   succeeds(
-    'fio --name=fs --directory=/mnt --rw=randwrite --bs=4k --size=8m --numjobs=2 --fsync=16 --verify=crc32c --verify_fatal=1 --ioengine=psync --output-format=terse',
+    `fio --name=fs --directory=/mnt --rw=randwrite --bs=4k --size=${full ? 8 : 2}m --numjobs=2 --fsync=16 --verify=crc32c --verify_fatal=1 --ioengine=psync --output-format=terse`,
     'fio verify with fsync on the file system',
   );
   succeeds('echo kept > /mnt/kept && umount /mnt', 'umount');
@@ -111,19 +132,45 @@ await run(async () => {
   check(stopped?.queues.length === CPUS, 'of every queue');
   succeeds(`fsck.ext4 -fn ${IMAGE}`, 'fsck: clean');
 
-  await readOnly();
-  await largeBlocksAndDirect();
+  if (full) {
+    await readOnly();
+    await largeBlocksAndDirect();
+  }
+  if (engine === 'pool') await poolIsTold();
 });
 
+/** Serve as nobody, on the ring in question. */
+function serveDisk(name, args) {
+  return serveAsNobody(name, [...args, '--ring', ring, '--state-dir', `${SCRATCH}/disk/state`]);
+}
+
+/** People are told that the pool is used, and why: by the ready line and by doctor. */
+async function poolIsTold() {
+  const doctor = await vduse(['doctor']);
+  check(
+    /^missing io_uring: refused: .*pool of threads.*\(sysctl kernel\.io_uring_disabled=0\)$/m.test(
+      doctor.stdout,
+    ),
+    'doctor says that the pool is used, why, and what to do',
+    doctor.stdout,
+  );
+  const server = spawn(
+    process.execPath,
+    [VDUSE, 'serve', IMAGE, '--socket-path', `${SCRATCH}/disk/socket`],
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  );
+  const [line] = await once(createInterface({ input: server.stdout }), 'line');
+  server.kill();
+  check(
+    /ready: .*, pool \(io_uring: .*(EPERM|not permitted).*\)/.test(line),
+    'so does serve',
+    line,
+  );
+  await once(server, 'exit');
+}
+
 async function readOnly() {
-  const server = await serveAsNobody('ro', [
-    IMAGE,
-    '--name',
-    'ro',
-    '--read-only',
-    '--state-dir',
-    `${SCRATCH}/disk/state`,
-  ]);
+  const server = await serveDisk('ro', [IMAGE, '--name', 'ro', '--read-only']);
   succeeds('vdpa dev add name ro mgmtdev vduse', '--read-only: vdpa dev add');
   await until(() => existsSync('/dev/vda'));
   equal(read('/sys/block/vda/ro'), '1', '--read-only: the disk says so');
@@ -140,17 +187,8 @@ async function readOnly() {
 }
 
 async function largeBlocksAndDirect() {
-  const args = [
-    IMAGE,
-    '--name',
-    'big',
-    '--block-size',
-    '4096',
-    '--direct',
-    '--state-dir',
-    `${SCRATCH}/disk/state`,
-  ];
-  const server = await serveAsNobody('big', args);
+  const args = [IMAGE, '--name', 'big', '--block-size', '4096', '--direct'];
+  const server = await serveDisk('big', args);
   succeeds('vdpa dev add name big mgmtdev vduse', '--block-size 4096: vdpa dev add');
   await until(() => existsSync('/dev/vda'));
   equal(
