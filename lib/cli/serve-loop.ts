@@ -2,10 +2,17 @@ import { HeldError, type ServedDevice, type Server } from '../daemon/index.ts';
 import { complain, humanSize, say, sayJson } from './output.ts';
 import type { StopSignals } from './signals.ts';
 
+export interface Telling {
+  /** One JSON object a line. */
+  readonly json: boolean;
+  /** Tell the queues' counters at the end too. */
+  readonly counters: boolean;
+}
+
 /** Tell that all is ready, serve until asked to stop (or until serving ends by itself), tell the end. */
 export async function serveUntilStopped(
   server: Server,
-  json: boolean,
+  { json, counters }: Telling,
   stop: StopSignals,
 ): Promise<void> {
   const printCounters = () => tellCounters(server, json, 'counters');
@@ -16,7 +23,7 @@ export async function serveUntilStopped(
   } finally {
     process.off('SIGUSR1', printCounters);
   }
-  if (json) tellCounters(server, json, 'stopped');
+  if (counters) tellCounters(server, json, 'stopped');
 }
 
 async function untilStopped(server: Server, stop: StopSignals): Promise<void> {

@@ -144,7 +144,7 @@ export const serveCommand: CommandModule<object, ServeArguments> = {
     try {
       const devices = devicesOf(argv, stop.signal);
       const server = await serve(devices, engineOf(argv));
-      await serveUntilStopped(server, argv.json, stop);
+      await serveUntilStopped(server, { json: argv.json, counters: argv.json }, stop);
     } finally {
       stop.close();
     }

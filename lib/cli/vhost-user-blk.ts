@@ -44,7 +44,7 @@ async function main(args: readonly string[]): Promise<number> {
   const stop = new StopSignals();
   try {
     const server = await serve({ image, socket, readOnly: argv['read-only'] }, { log: complain });
-    await serveUntilStopped(server, false, stop);
+    await serveUntilStopped(server, { json: false, counters: false }, stop);
   } finally {
     stop.close();
   }

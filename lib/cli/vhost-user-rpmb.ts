@@ -6,6 +6,7 @@
 import yargs from 'yargs';
 import { serve, UsageError } from '../daemon/index.ts';
 import { complain } from './output.ts';
+import { numeric, strictly } from './parser.ts';
 import { serveUntilStopped } from './serve-loop.ts';
 import { StopSignals } from './signals.ts';
 import { socketOf } from './socket-options.ts';
@@ -20,12 +21,12 @@ async function main(args: readonly string[]): Promise<number> {
     process.stdout.write(`${JSON.stringify(CAPABILITIES)}\n`);
     return 0;
   }
-  const argv = await yargs([...args])
+  const argv = await strictly(yargs([...args]), 'vhost-user-rpmb')
     .scriptName('vhost-user-rpmb')
     .usage('$0 --socket-path PATH | --fd N  --flash-path STATE')
     .options({
       'socket-path': { type: 'string', requiresArg: true, describe: 'listen on this socket' },
-      fd: { type: 'number', requiresArg: true, describe: 'a socket that listens or is connected' },
+      fd: numeric('fd', 'a socket that listens or is connected'),
       'flash-path': {
         type: 'string',
         requiresArg: true,
@@ -41,28 +42,25 @@ async function main(args: readonly string[]): Promise<number> {
         default: false,
         describe: 'the device has the key of --key-path: it is programmed where there is none yet',
       },
-      'initial-counter': {
-        type: 'number',
-        requiresArg: true,
-        describe: 'the write counter of a state that was never used',
-      },
+      'initial-counter': numeric(
+        'initial-counter',
+        'the write counter of a state that was never used',
+      ),
       'allow-readable-key': {
         type: 'boolean',
         default: false,
         describe: 'accept a key file that others may read',
       },
-      v: { alias: 'verbose', type: 'boolean', default: false, describe: 'tell what is served' },
-      debug: { type: 'boolean', default: false, describe: 'the same, as JSON' },
+      v: {
+        alias: 'verbose',
+        type: 'boolean',
+        default: false,
+        describe: 'tell at the end how much was served',
+      },
+      debug: { type: 'boolean', default: false, describe: 'the same, and all else, as JSON' },
       'print-capabilities': { type: 'boolean', describe: 'say what this program can do, as JSON' },
     })
     .version(version())
-    .strict()
-    .parserConfiguration({ 'duplicate-arguments-array': false })
-    .exitProcess(false)
-    .showHelpOnFail(false)
-    .fail((message, error) => {
-      throw error ?? new UsageError(`${message} (see vhost-user-rpmb --help)`);
-    })
     .parseAsync();
   if (argv['help'] || argv['version']) return 0;
   const socket = socketOf(argv);
@@ -88,7 +86,7 @@ async function main(args: readonly string[]): Promise<number> {
       },
       { log: complain },
     );
-    await serveUntilStopped(server, argv.debug, stop);
+    await serveUntilStopped(server, { json: argv.debug, counters: argv.v || argv.debug }, stop);
   } finally {
     stop.close();
   }

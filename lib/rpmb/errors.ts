@@ -19,6 +19,7 @@ export type RpmbErrorCode =
   | 'KEY_FILE'
   // A client's dealings with a device.
   | 'TARGET'
+  | 'FILE'
   | 'ADDRESS'
   | 'REPLY'
   | 'REFUSED';

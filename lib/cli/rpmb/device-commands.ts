@@ -1,8 +1,9 @@
-import { closeSync, openSync, readFileSync, writeSync } from 'node:fs';
 import type { Argv, CommandModule } from 'yargs';
 import { UsageError } from '../../daemon/index.ts';
 import { BLOCK_BYTES, CAPACITY_UNIT, FRAME_BYTES, parseConfig } from '../../rpmb/index.ts';
 import { humanSize, say, sayJson } from '../output.ts';
+import { numeric } from '../parser.ts';
+import { readWhole, withOutput, writeAll, writeWhole } from './files.ts';
 import { type KeyArguments, keyOptions, needKey, readKey, withKey } from './keys.ts';
 import { clientOf, type TargetOptions, withTarget } from './target.ts';
 
@@ -83,8 +84,18 @@ interface RangeArguments extends Common {
 
 function range(yargs: Argv<object>): Argv<RangeArguments> {
   return keyOptions(target(yargs))
-    .positional('address', { type: 'number', demandOption: true, describe: 'the first block' })
-    .positional('count', { type: 'number', demandOption: true, describe: 'blocks of 256 bytes' })
+    .positional('address', {
+      type: 'string',
+      demandOption: true,
+      describe: 'the first block',
+      coerce: (text: string) => blockNumber('address', text, 0),
+    })
+    .positional('count', {
+      type: 'string',
+      demandOption: true,
+      describe: 'blocks of 256 bytes',
+      coerce: (text: string) => blockNumber('count', text, 1),
+    })
     .positional('file', {
       type: 'string',
       demandOption: true,
@@ -105,28 +116,25 @@ export const writeBlocksCommand: CommandModule<
       describe: 'keep the requests as they were sent in this file',
     }),
   handler: async (argv) => {
-    checkRange(argv);
-    const data = readFileSync(argv.file === '-' ? 0 : argv.file);
+    const data = readWhole(argv.file);
     const wanted = argv.count * BLOCK_BYTES;
     if (data.length !== wanted) {
       throw new UsageError(
         `${argv.file}: has ${data.length} bytes, not the ${wanted} of ${argv.count} blocks (give as many)`,
       );
     }
-    const saved =
-      argv['save-frames'] === undefined ? undefined : openSync(argv['save-frames'], 'w', 0o600);
-    try {
-      const counter = await withKey(needKey(argv), (key) =>
+    const write = (onRequest: (frames: Uint8Array) => void) =>
+      withKey(needKey(argv), (key) =>
         withTarget(argv.target, argv, (endpoint) =>
-          clientOf(endpoint).writeBlocks(key, argv.address, data, {
-            onRequest: (frames) => saved !== undefined && writeSync(saved, frames),
-          }),
+          clientOf(endpoint).writeBlocks(key, argv.address, data, { onRequest }),
         ),
       );
-      say(`${argv.count} blocks written, write counter ${counter}`);
-    } finally {
-      if (saved !== undefined) closeSync(saved);
-    }
+    const file = argv['save-frames'];
+    const counter =
+      file === undefined
+        ? await write(() => {})
+        : await withOutput(file, (fd) => write((frames) => writeAll(fd, file, frames)));
+    say(`${argv.count} blocks written, write counter ${counter}`);
   },
 };
 
@@ -135,13 +143,12 @@ export const readBlocksCommand: CommandModule<object, RangeArguments> = {
   describe: 'read blocks into a file (verified where a key is given)',
   builder: range,
   handler: async (argv) => {
-    checkRange(argv);
     const data = await withKey(readKey(argv), (key) =>
       withTarget(argv.target, argv, (endpoint) =>
         clientOf(endpoint).readBlocks(argv.address, argv.count, key),
       ),
     );
-    writeWhole(argv.file, data);
+    await writeWhole(argv.file, data);
   },
 };
 
@@ -163,42 +170,25 @@ export const rawCommand: CommandModule<object, RawArguments> = {
         requiresArg: true,
         describe: 'where the response goes',
       },
-      responses: {
-        type: 'number',
-        default: 1,
-        requiresArg: true,
-        describe: 'response frames to make room for',
-      },
+      responses: { ...numeric('responses', 'response frames to make room for'), default: 1 },
     }),
   handler: async (argv) => {
     const { responses } = argv;
     if (!Number.isInteger(responses) || responses < 0 || responses > 1024) {
       throw new UsageError(`--responses ${responses}: out of range (give 0 to 1024)`);
     }
-    const request = readFileSync(argv.in === '-' ? 0 : argv.in);
+    const request = readWhole(argv.in);
     if (request.length === 0) throw new UsageError(`${argv.in}: is empty (give frames)`);
     const response = await withTarget(argv.target, argv, (endpoint) =>
       endpoint.exchange(request, responses),
     );
-    writeWhole(argv.out, response);
+    await writeWhole(argv.out, response);
     if (argv.out !== '-') say(`${response.length / FRAME_BYTES} frames came back`);
   },
 };
 
-function checkRange({ address, count }: RangeArguments): void {
-  if (!Number.isInteger(address) || address < 0) {
-    throw new UsageError(`address ${address}: not a block's number (give 0 or more)`);
-  }
-  if (!Number.isInteger(count) || count < 1) {
-    throw new UsageError(`count ${count}: not a number of blocks (give 1 or more)`);
-  }
-}
-
-function writeWhole(file: string, data: Uint8Array): void {
-  const fd = file === '-' ? 1 : openSync(file, 'w', 0o600);
-  try {
-    for (let done = 0; done < data.length; ) done += writeSync(fd, data, done);
-  } finally {
-    if (fd !== 1) closeSync(fd);
-  }
+function blockNumber(what: string, text: string, least: number): number {
+  const number = /^\d{1,9}$/.test(text) ? Number(text) : -1;
+  if (number >= least) return number;
+  throw new UsageError(`${what} ${text}: not a whole number from ${least} on`);
 }

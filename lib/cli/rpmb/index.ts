@@ -27,6 +27,6 @@ export const rpmbCommand: CommandModule = {
       .command(rawCommand)
       .command(addKeyCommand)
       .command(conformCommand)
-      .demandCommand(1, 'no rpmb command given (vduse rpmb --help lists them)'),
+      .demandCommand(1, 'no rpmb command given'),
   handler: () => {},
 };

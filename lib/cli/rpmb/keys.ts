@@ -2,6 +2,7 @@ import type { Argv } from 'yargs';
 import { UsageError } from '../../daemon/index.ts';
 import { native } from '../../native/index.ts';
 import { KEY_BYTES, readKeyFile } from '../../rpmb/index.ts';
+import { numeric } from '../parser.ts';
 
 /** Where a key comes from: never the command line itself. */
 export interface KeyArguments {
@@ -19,12 +20,8 @@ export function keyOptions<T>(yargs: Argv<T>): Argv<T & KeyArguments> {
       requiresArg: true,
       describe: 'a file with the 32 bytes of the key',
     },
-    'key-fd': { type: 'number', requiresArg: true, describe: 'an open descriptor with them' },
-    'key-id': {
-      type: 'number',
-      requiresArg: true,
-      describe: 'the serial of a key in the kernel keyring (vduse rpmb add-key)',
-    },
+    'key-fd': numeric('key-fd', 'an open descriptor with them'),
+    'key-id': numeric('key-id', 'the serial of a key in the kernel keyring (vduse rpmb add-key)'),
     'allow-readable-key': {
       type: 'boolean',
       default: false,
@@ -37,7 +34,8 @@ export function keyOptions<T>(yargs: Argv<T>): Argv<T & KeyArguments> {
 export function readKey(argv: KeyArguments): Uint8Array | undefined {
   const { 'key-file': file, 'key-fd': fd, 'key-id': id } = argv;
   const named = [file, fd, id].filter((source) => source !== undefined);
-  if (named.length > 1) throw new UsageError('--key-file, --key-fd, --key-id: only one of them');
+  if (named.length > 1)
+    throw new UsageError('--key-file, --key-fd, --key-id: only one of them (leave out the others)');
   if (id !== undefined) return readFromKeyring(id);
   const source = file ?? fd;
   if (source === undefined) return undefined;

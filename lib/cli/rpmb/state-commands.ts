@@ -9,6 +9,7 @@ import {
 } from '../../rpmb/index.ts';
 import { parseSize } from '../../store/index.ts';
 import { humanSize, say, sayJson } from '../output.ts';
+import { numeric } from '../parser.ts';
 
 const statePositional = { type: 'string', demandOption: true, describe: 'the state file' } as const;
 
@@ -49,22 +50,12 @@ export const createCommand: CommandModule<object, CreateArguments> = {
       },
       'key-file': { type: 'string', requiresArg: true, describe: 'program this key (32 bytes)' },
       ...wrapOptions,
-      'initial-counter': {
-        type: 'number',
-        requiresArg: true,
-        describe: 'the write counter to begin with [default: 0]',
-      },
-      'max-write-blocks': {
-        type: 'number',
-        requiresArg: true,
-        describe:
-          'blocks in one write, 0 to 255; 0 tells drivers that there is no limit [default: 32]',
-      },
-      'max-read-blocks': {
-        type: 'number',
-        requiresArg: true,
-        describe: 'the same for reads [default: 32]',
-      },
+      'initial-counter': numeric('initial-counter', 'the write counter to begin with [default: 0]'),
+      'max-write-blocks': numeric(
+        'max-write-blocks',
+        'blocks in one write, 0 to 255; 0 tells drivers that there is no limit [default: 32]',
+      ),
+      'max-read-blocks': numeric('max-read-blocks', 'the same for reads [default: 32]'),
       from: {
         type: 'string',
         requiresArg: true,

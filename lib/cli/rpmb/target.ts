@@ -7,6 +7,7 @@ import {
   parseConfig,
   parseTarget,
   RpmbClient,
+  RpmbError,
   readKeyFile,
 } from '../../rpmb/index.ts';
 
@@ -52,7 +53,7 @@ export function clientOf(endpoint: Endpoint): RpmbClient {
 const BUFFER_BYTES = 2 << 20;
 
 async function connect(path: string): Promise<Endpoint> {
-  const frontend = await VhostUserFrontend.connect({ path, timeoutMs: TIMEOUT_MS });
+  const frontend = await reach(path);
   try {
     const config = await frontend.readConfig(0, CONFIG_BYTES);
     const [queue] = await frontend.start({ queues: 1, bufferBytes: BUFFER_BYTES });
@@ -69,6 +70,20 @@ async function connect(path: string): Promise<Endpoint> {
   } catch (error) {
     await frontend.close();
     throw error;
+  }
+}
+
+async function reach(path: string): Promise<VhostUserFrontend> {
+  try {
+    return await VhostUserFrontend.connect({ path, timeoutMs: TIMEOUT_MS });
+  } catch (error) {
+    const { code, syscall, message } = error as NodeJS.ErrnoException;
+    if (error instanceof RangeError) {
+      throw new RpmbError('TARGET', 'unix:PATH', message, 'give a shorter path, a relative one');
+    }
+    if (syscall !== 'connect') throw error;
+    const remedy = 'check the path, and that somebody serves there: vduse serve --socket-path';
+    throw new RpmbError('TARGET', `unix:${path}`, `cannot be reached: ${code}`, remedy, error);
   }
 }
 
