@@ -37,7 +37,8 @@ interface NumberedOrder {
 
 /**
  * The engine's thread: waits in one system call for kicks, completions and orders, and drives any
- * number of queues of any number of devices. It returns when ordered to exit.
+ * number of queues of any number of devices. It returns when ordered to exit. What runs once a turn
+ * allocates nothing: it counts by index, since `for … of` makes an iterator until it is compiled.
  */
 export class ReactorLoop {
   readonly #engine: IoEngine;
@@ -49,6 +50,8 @@ export class ReactorLoop {
   #hot: QueueRunner[] = [];
   #spare: QueueRunner[] = [];
   #retrying: QueueRunner[] = [];
+  /** Devices with orders that wait for I/O. */
+  #draining: ServedDevice[] = [];
   #polledRings = 0;
   readonly #spin: Spin;
   readonly #sigbus: Uint32Array;
@@ -76,7 +79,7 @@ export class ReactorLoop {
   run(): void {
     while (!this.#exit) {
       const busy = this.#turn();
-      if (this.#finishDrains() || busy) {
+      if ((this.#draining.length > 0 && this.#finishDrains()) || busy) {
         this.#sendSignals();
         this.#engine.wait(0, this.#onEvent);
         continue;
@@ -144,11 +147,11 @@ export class ReactorLoop {
   #armAll(): boolean {
     const hot = this.#hot;
     let more = false;
-    for (const runner of hot) if (runner.arm()) more = true;
+    for (let i = 0; i < hot.length; i++) if (hot[i]!.arm()) more = true;
     if (more) return true;
-    for (const runner of hot) this.#reportFault(runner);
+    for (let i = 0; i < hot.length; i++) this.#reportFault(hot[i]!);
     this.#sendSignals();
-    for (const runner of hot) runner.hot = false;
+    for (let i = 0; i < hot.length; i++) hot[i]!.hot = false;
     this.#hot = this.#spare;
     this.#spare = hot;
     hot.length = 0;
@@ -167,7 +170,8 @@ export class ReactorLoop {
   };
 
   #sendSignals(): void {
-    for (const runner of this.#hot) if (runner.owesSignal) this.#signal(runner);
+    const hot = this.#hot;
+    for (let i = 0; i < hot.length; i++) if (hot[i]!.owesSignal) this.#signal(hot[i]!);
   }
 
   #signal(runner: QueueRunner): void {
@@ -235,10 +239,10 @@ export class ReactorLoop {
         break;
       }
       case 'stop-queues':
-        this.#device(order.device).stop(order.indexes, (stopped) => this.#done(id, stopped));
+        this.#drain(order.device).stop(order.indexes, (stopped) => this.#done(id, stopped));
         return;
       case 'set-memory':
-        this.#device(order.device).replaceMemory(order.memoryOptions, () => this.#done(id, []));
+        this.#drain(order.device).replaceMemory(order.memoryOptions, () => this.#done(id, []));
         return;
       case 'tell-model':
         this.#device(order.device).tell(order.message);
@@ -262,10 +266,17 @@ export class ReactorLoop {
     this.#heat(runner);
   }
 
+  /** The device, from now on looked at in each turn until its orders are carried out. */
+  #drain(id: number): ServedDevice {
+    const device = this.#device(id);
+    if (!this.#draining.includes(device)) this.#draining.push(device);
+    return device;
+  }
+
   /** Orders that waited for I/O are carried out once it ended; true when there was one. */
   #finishDrains(): boolean {
     let any = false;
-    for (const device of this.#devices.values()) {
+    for (const device of this.#draining) {
       while (device.draining && device.drained) {
         // What was completed last is published and signalled before the answer.
         for (const runner of device.runners.values()) runner.publish();
@@ -281,6 +292,7 @@ export class ReactorLoop {
         any = true;
       }
     }
+    if (any) this.#draining = this.#draining.filter((device) => device.draining);
     return any;
   }
 
