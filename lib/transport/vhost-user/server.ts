@@ -172,9 +172,21 @@ interface TakenOver {
   readonly first?: OwnedFd;
 }
 
+function adopt(addon: Addon, fd: number): OwnedFd {
+  try {
+    return addon.adopt(fd);
+  } catch (cause) {
+    throw new SocketError(
+      'ERR_VDUSE_SOCKET_FD',
+      `descriptor ${fd}: not open: ${(cause as Error).message} (pass a socket)`,
+      { cause },
+    );
+  }
+}
+
 /** Find out whether an inherited descriptor listens or is connected. */
 function takeOver(addon: Addon, fd: number): TakenOver {
-  const socket = addon.adopt(fd);
+  const socket = adopt(addon, fd);
   try {
     addon.setNonblocking(fd, true);
     const first = addon.unixAccept(fd);
