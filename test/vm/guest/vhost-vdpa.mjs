@@ -1,4 +1,6 @@
 // The disk as a virtual machine's vhost-vdpa client sees it, by clients that share no code with us.
+//   vhost-vdpa.mjs [TURNS]
+// With TURNS it does nothing but remap the memory under load, that many times.
 import { spawn } from 'node:child_process';
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, readSync } from 'node:fs';
 import { createInterface } from 'node:readline';
@@ -33,6 +35,8 @@ const HUGE_PAGES = '4';
 // 30 s: this leaves room for that.
 const PATIENCE = 90;
 
+const [turns] = process.argv.slice(2);
+
 const driver = () => sh(`basename $(readlink /sys/bus/vdpa/devices/${NAME}/driver)`).stdout.trim();
 
 /** Kilobytes the image takes. */
@@ -64,8 +68,9 @@ function qemuIoSucceeds(name, ...commands) {
 }
 
 /** Run one mode of remap.py to its end; each of its proofs is a test point. */
-async function remap(mode) {
-  const child = spawn('timeout', ['-k', '40', `${PATIENCE}`, PYTHON, REMAP, mode, NODE, IMAGE], {
+async function remap(mode, { patience = PATIENCE, args = [] } = {}) {
+  const command = [PYTHON, REMAP, mode, NODE, IMAGE, ...args];
+  const child = spawn('timeout', ['-k', '40', `${patience}`, ...command], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   const lines = createInterface({ input: child.stdout });
@@ -148,11 +153,20 @@ await run(async () => {
   check(await until(() => existsSync(NODE), PATIENCE), `${NODE} appears by itself`);
   equal(driver(), 'vhost_vdpa', 'vhost_vdpa is bound');
 
+  if (turns === undefined) await behaviours(server);
+  else await remap('load', { patience: Number(turns), args: [turns] });
+  succeeds(`vdpa dev del ${NAME}`, 'vdpa dev del', { timeout: PATIENCE });
+  equal(await server.stop(), 0, 'SIGTERM: exit status 0');
+  check(!existsSync(`/dev/vduse/${NAME}`), `/dev/vduse/${NAME} is gone`);
+});
+
+async function behaviours(server) {
   patterns();
   sh(`echo ${HUGE_PAGES} > /proc/sys/vm/nr_hugepages`);
   await remap('remap');
   const huge = sh('grep -E "^HugePages_(Total|Free)" /proc/meminfo').stdout.match(/\d+/g);
   equal(huge, [HUGE_PAGES, HUGE_PAGES], 'no mapping of huge pages is left');
+  await remap('load', { args: ['50'] });
   await remap('hostile');
   await contested(server);
   await killed(server);
@@ -163,10 +177,7 @@ await run(async () => {
   );
 
   await swapped(server);
-  succeeds(`vdpa dev del ${NAME}`, 'vdpa dev del', { timeout: PATIENCE });
-  equal(await server.stop(), 0, 'SIGTERM: exit status 0');
-  check(!existsSync(`/dev/vduse/${NAME}`), `/dev/vduse/${NAME} is gone`);
-});
+}
 
 /** An independent client writes, leaves, and comes again. */
 function patterns() {

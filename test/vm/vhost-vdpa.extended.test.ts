@@ -1,0 +1,11 @@
+import t from 'tap';
+import { inMachine } from './run.ts';
+
+for (const kernel of ['6.12', '7.2'] as const) {
+  await inMachine(t, {
+    name: 'memory exchanged a thousand times under load',
+    program: ['vhost-vdpa.mjs', '1000'],
+    kernel,
+    timeout: 1200,
+  });
+}
