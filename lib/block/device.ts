@@ -153,10 +153,10 @@ export class BlockQueueDevice implements StoreSink {
     this.#lengths[head] = request.length;
     if (request.type === BlockType.In) {
       this.#waiting[head] = Waiting.Read;
-      store.read(head, request.offset, request.length);
+      store.read(head, request);
     } else {
       this.#waiting[head] = Waiting.Write;
-      store.write(head, request.offset, request.length);
+      store.write(head, request);
     }
     let segment = request.segment;
     let skip = request.skip;

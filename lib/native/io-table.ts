@@ -54,6 +54,16 @@ export interface Memory {
   readonly address: number;
 }
 
+/**
+ * A run of bytes of a file, each number at most 2^53-1. Whoever is given one looks at it during the
+ * call only, and its owner uses it again. An object, since a number from 2^31 on that is passed by value
+ * is allocated whenever the call is not inlined: once a request on any large disk.
+ */
+export interface Extent {
+  readonly offset: number;
+  readonly length: number;
+}
+
 /** Who pushed a row, and is told of its end. */
 export interface RowOwner {
   /** `result` is the byte count (reads, writes), 0, or -errno. */
@@ -125,45 +135,15 @@ export class IoTable {
   }
 
   /**
-   * Add a row; the vectors of a read or write follow through `addVector`.
-   * `offset` and `length` are in bytes and at most 2^53-1. Returns the row's index.
-   *
-   * Small, so that it is inlined: a number from 2^31 on that is passed to a call which is not would be
-   * allocated, one for each request. The words it is split into never are.
+   * Add a row for `extent` of a file; the vectors of a read or write follow through `addVector`.
+   * Returns the row's index.
    */
   push(
     owner: number,
     token: number,
     kind: IoKind,
     fd: number,
-    offset: number,
-    length: number,
-    mode: number,
-    flags: number,
-  ): number {
-    return this.#pushWords(
-      owner,
-      token,
-      kind,
-      fd,
-      offset | 0,
-      (offset / TWO_32) | 0,
-      length | 0,
-      (length / TWO_32) | 0,
-      mode,
-      flags,
-    );
-  }
-
-  #pushWords(
-    owner: number,
-    token: number,
-    kind: IoKind,
-    fd: number,
-    offsetLow: number,
-    offsetHigh: number,
-    lengthLow: number,
-    lengthHigh: number,
+    extent: Extent,
     mode: number,
     flags: number,
   ): number {
@@ -173,10 +153,11 @@ export class IoTable {
     const at = index * ROW_WORDS;
     rows[at + ROW.kind] = kind;
     rows[at + ROW.fd] = fd;
-    rows[at + ROW.offset] = offsetLow;
-    rows[at + ROW.offset + 1] = offsetHigh;
-    rows[at + ROW.length] = lengthLow;
-    rows[at + ROW.length + 1] = lengthHigh;
+    const { offset, length } = extent;
+    rows[at + ROW.offset] = offset;
+    rows[at + ROW.offset + 1] = offset / TWO_32;
+    rows[at + ROW.length] = length;
+    rows[at + ROW.length + 1] = length / TWO_32;
     rows[at + ROW.firstVector] = this.#vectorCount;
     rows[at + ROW.vectorCount] = 0;
     rows[at + ROW.rwFlags] = 0;

@@ -1,4 +1,12 @@
-import { IoFlag, IoKind, type IoPort, type Mapping, type Memory, native } from '../native/index.ts';
+import {
+  type Extent,
+  IoFlag,
+  IoKind,
+  type IoPort,
+  type Mapping,
+  type Memory,
+  native,
+} from '../native/index.ts';
 import type { StoreInfo } from './store.ts';
 
 /** Slots are few and fixed: what a driver can make us hold must not grow with what it asks for. */
@@ -39,9 +47,7 @@ export class DirectTransfer {
   // The operation being described.
   #token = 0;
   #kind: IoKind = IoKind.Read;
-  /** In an array, since an offset past 2^31 in a field is boxed anew whenever it is handed on. */
-  readonly #offset = new Float64Array(1);
-  #length = 0;
+  readonly #extent = { offset: 0, length: 0 };
   #described = 0;
   #aligned = true;
   #pieces = 0;
@@ -63,11 +69,11 @@ export class DirectTransfer {
     this.#lengthAlignment = info.blockSize;
   }
 
-  begin(token: number, kind: IoKind, offset: number, length: number): void {
+  begin(token: number, kind: IoKind, { offset, length }: Extent): void {
     this.#token = token;
     this.#kind = kind;
-    this.#offset[0] = offset;
-    this.#length = length;
+    this.#extent.offset = offset;
+    this.#extent.length = length;
     this.#described = 0;
     this.#aligned = true;
     this.#pieces = 0;
@@ -85,7 +91,7 @@ export class DirectTransfer {
       this.#aligned = false;
     }
     this.#described += length;
-    if (this.#described < this.#length) return;
+    if (this.#described < this.#extent.length) return;
     if (this.#aligned) this.#submitInPlace();
     else this.#submitBounced();
   }
@@ -115,16 +121,7 @@ export class DirectTransfer {
 
   #submitInPlace(): void {
     const { table } = this.#port;
-    table.push(
-      this.#owner,
-      this.#token,
-      this.#kind,
-      this.#fd,
-      this.#offset[0]!,
-      this.#length,
-      0,
-      IoFlag.MayBlock,
-    );
+    table.push(this.#owner, this.#token, this.#kind, this.#fd, this.#extent, 0, IoFlag.MayBlock);
     for (let i = 0; i < this.#pieces; i++) {
       table.addVector(this.#memories[i]!, this.#offsets[i]!, this.#lengths[i]!);
     }
@@ -134,8 +131,7 @@ export class DirectTransfer {
     const job: Job = {
       token: this.#token,
       kind: this.#kind,
-      offset: this.#offset[0]!,
-      length: this.#length,
+      ...this.#extent,
       memories: this.#memories.slice(0, this.#pieces),
       offsets: this.#offsets.slice(0, this.#pieces),
       lengths: this.#lengths.slice(0, this.#pieces),
@@ -170,8 +166,7 @@ export class DirectTransfer {
       job.token,
       job.kind,
       this.#fd,
-      job.offset + job.done,
-      job.chunk,
+      { offset: job.offset + job.done, length: job.chunk },
       0,
       IoFlag.MayBlock,
     );

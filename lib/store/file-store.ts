@@ -1,4 +1,5 @@
 import {
+  type Extent,
   FALLOC_FL_KEEP_SIZE,
   FALLOC_FL_PUNCH_HOLE,
   FALLOC_FL_ZERO_RANGE,
@@ -34,6 +35,9 @@ export interface FileTarget {
 
 const MODE_PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 const MODE_ZERO = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+
+/** What a sync is given. */
+const WHOLE_FILE: Extent = { offset: 0, length: 0 };
 
 /** What a token's row means when it comes back. Plain reads and writes are 0 and touch no state. */
 const State = { Transfer: 0, Sync: 1, Discard: 2, Punch: 3, ZeroRange: 4, Fill: 5 } as const;
@@ -71,12 +75,12 @@ export class FileStore implements Store, RowOwner {
     }
   }
 
-  read(token: number, offset: number, length: number): void {
-    this.#transfer(token, IoKind.Read, offset, length);
+  read(token: number, extent: Extent): void {
+    this.#transfer(token, IoKind.Read, extent);
   }
 
-  write(token: number, offset: number, length: number): void {
-    this.#transfer(token, IoKind.Write, offset, length);
+  write(token: number, extent: Extent): void {
+    this.#transfer(token, IoKind.Write, extent);
   }
 
   addMemory(memory: Memory, offset: number, length: number): void {
@@ -90,7 +94,15 @@ export class FileStore implements Store, RowOwner {
       return;
     }
     this.#state[token] = State.Sync;
-    this.#port.table.push(this.#owner, token, IoKind.Sync, this.#fd, 0, 0, 0, IoFlag.MayBlock);
+    this.#port.table.push(
+      this.#owner,
+      token,
+      IoKind.Sync,
+      this.#fd,
+      WHOLE_FILE,
+      0,
+      IoFlag.MayBlock,
+    );
   }
 
   /**
@@ -147,11 +159,11 @@ export class FileStore implements Store, RowOwner {
     }
   }
 
-  #transfer(token: number, kind: IoKind, offset: number, length: number): void {
+  #transfer(token: number, kind: IoKind, extent: Extent): void {
     if (this.#direct === undefined) {
-      this.#port.table.push(this.#owner, token, kind, this.#fd, offset, length, 0, this.#flags);
+      this.#port.table.push(this.#owner, token, kind, this.#fd, extent, 0, this.#flags);
     } else {
-      this.#direct.begin(token, kind, offset, length);
+      this.#direct.begin(token, kind, extent);
     }
   }
 
@@ -174,8 +186,7 @@ export class FileStore implements Store, RowOwner {
       token,
       IoKind.Allocate,
       this.#fd,
-      offset,
-      length,
+      { offset, length },
       mode,
       IoFlag.MayBlock,
     );

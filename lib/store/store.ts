@@ -1,4 +1,4 @@
-import type { Memory } from '../native/index.ts';
+import type { Extent, Memory } from '../native/index.ts';
 
 /** Tokens are 0 … MAX_TOKENS - 1: the heads of the largest ring, so per-token state fits in arrays. */
 export const MAX_TOKENS = 1024;
@@ -9,22 +9,22 @@ export const MAX_TOKENS = 1024;
  *
  * A read or write is begun, then its memory is added piece by piece, in order:
  *
- *     store.read(token, offset, length);
- *     store.addMemory(region, at, bytes);   // as often as needed; the pieces sum up to `length`
+ *     store.read(token, extent);
+ *     store.addMemory(region, at, bytes);   // as often as needed; the pieces sum up to its length
  *
- * `length` is never 0, so the piece that completes the sum ends the operation's description: a store
+ * An extent's length is never 0, so the piece that completes the sum ends the operation's description: a store
  * that must see all pieces first (alignment, private buffers) acts there. No other operation may be
  * begun in between. The completion may come from within that last call (or from within `flush`,
  * `discard`, `writeZeroes`), so the caller's state must be in order before it.
  *
  * Nothing is allocated per operation on the file-descriptor path. Operations begun in one turn of
  * the engine are submitted together at its end; memory must stay valid until completion.
- * The caller has checked `offset + length` against `capacity`.
+ * The caller has checked that offset and length fit `capacity`.
  */
 export interface Store {
   readonly info: StoreInfo;
-  read(token: number, offset: number, length: number): void;
-  write(token: number, offset: number, length: number): void;
+  read(token: number, extent: Extent): void;
+  write(token: number, extent: Extent): void;
   addMemory(memory: Memory, offset: number, length: number): void;
   /** Make every write completed before this call durable. */
   flush(token: number): void;

@@ -1,5 +1,5 @@
 import { fdatasyncSync, readvSync, writevSync } from 'node:fs';
-import type { Memory } from '../native/io-table.ts';
+import type { Extent, Memory } from '../native/io-table.ts';
 import { Errno } from './errno.ts';
 import type { Store, StoreFactory, StoreInfo, StoreSink } from './store.ts';
 
@@ -27,12 +27,12 @@ export class SyncFileStore implements Store {
     this.#sink = sink;
   }
 
-  read(token: number, offset: number, length: number): void {
-    this.#begin(token, false, offset, length);
+  read(token: number, extent: Extent): void {
+    this.#begin(token, false, extent);
   }
 
-  write(token: number, offset: number, length: number): void {
-    this.#begin(token, true, offset, length);
+  write(token: number, extent: Extent): void {
+    this.#begin(token, true, extent);
   }
 
   addMemory(memory: Memory, offset: number, length: number): void {
@@ -69,7 +69,7 @@ export class SyncFileStore implements Store {
 
   close(): void {}
 
-  #begin(token: number, writes: boolean, offset: number, length: number): void {
+  #begin(token: number, writes: boolean, { offset, length }: Extent): void {
     this.#token = token;
     this.#writes = writes;
     this.#offset = offset;
@@ -102,13 +102,13 @@ export class BlockingStore implements StoreSink {
 
   /** Fill `into` from `offset` on. */
   read(offset: number, into: Uint8Array): number {
-    this.#store.read(0, offset, into.length);
+    this.#store.read(0, { offset, length: into.length });
     this.#store.addMemory({ u8: into, address: 0 }, 0, into.length);
     return this.#take();
   }
 
   write(offset: number, bytes: Uint8Array): number {
-    this.#store.write(0, offset, bytes.length);
+    this.#store.write(0, { offset, length: bytes.length });
     this.#store.addMemory({ u8: bytes, address: 0 }, 0, bytes.length);
     return this.#take();
   }

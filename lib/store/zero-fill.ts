@@ -63,8 +63,7 @@ export class ZeroFill {
       token,
       IoKind.Write,
       this.#fd,
-      this.#at[token]!,
-      length,
+      { offset: this.#at[token]!, length },
       0,
       IoFlag.MayBlock,
     );

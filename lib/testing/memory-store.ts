@@ -2,6 +2,7 @@ import type { Store, StoreInfo, StoreSink } from '../store/store.ts';
 
 /** What a store operation holds memory as: the `Memory` of `addMemory`. */
 type StoreMemory = Parameters<Store['addMemory']>[0];
+type StoreExtent = Parameters<Store['read']>[1];
 
 export type StoreOperationKind = 'read' | 'write' | 'flush' | 'discard' | 'writeZeroes';
 
@@ -71,11 +72,11 @@ export class MemoryStore implements Store {
     this.#forced.set(n, bytes);
   }
 
-  read(token: number, offset: number, length: number): void {
+  read(token: number, { offset, length }: StoreExtent): void {
     this.#begin('read', token, offset, length);
   }
 
-  write(token: number, offset: number, length: number): void {
+  write(token: number, { offset, length }: StoreExtent): void {
     this.#begin('write', token, offset, length);
   }
 

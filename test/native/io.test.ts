@@ -50,7 +50,7 @@ function push(
   ...pieces: [number, number][]
 ): number {
   const length = pieces.reduce((sum, [, bytes]) => sum + bytes, 0);
-  const row = table.push(0, 0, kind, fd, offset, length, 0, 0);
+  const row = table.push(0, 0, kind, fd, { offset, length }, 0, 0);
   for (const [at, bytes] of pieces) table.addVector(memory!, at, bytes);
   return row;
 }
@@ -84,7 +84,15 @@ t.test('ioRun: every kind, in order', async (t) => {
   t.ok(pattern.subarray(99_990).equals(view.u8.subarray(MIB + 100_000, MIB + 100_010)));
 
   table.clear();
-  table.push(0, 0, Kind.Allocate, fd, 4096, 8192, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0);
+  table.push(
+    0,
+    0,
+    Kind.Allocate,
+    fd,
+    { offset: 4096, length: 8192 },
+    FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+    0,
+  );
   push(table, Kind.Read, fd, 4096, view, [0, 8192]);
   push(table, Kind.Read, fd, 0, view, [0, 4096]);
   native.ioRun(table.rowBuffer, table.vectorBuffer, 0, 2);
@@ -127,7 +135,7 @@ t.test('ioRun: errors are the row’s own', async (t) => {
   push(table, Kind.Write, readOnly, 0, view, [0, 16]);
   push(table, Kind.Read, directory, 0, view, [0, 16]);
   push(table, Kind.Sync, -1, 0);
-  table.push(0, 0, Kind.Allocate, fd, 0, 0, 0, 0);
+  table.push(0, 0, Kind.Allocate, fd, { offset: 0, length: 0 }, 0, 0);
   push(table, Kind.Read, fd, 0, { u8: view.u8, address: 16 }, [0, 16]);
   push(table, Kind.Write, fd, 0, view, [0, 16]);
   native.ioRun(table.rowBuffer, table.vectorBuffer, 0, table.count);

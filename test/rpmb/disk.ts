@@ -1,4 +1,4 @@
-import type { Memory } from '../../lib/native/io-table.ts';
+import type { Extent, Memory } from '../../lib/native/io-table.ts';
 import { storeInfo } from '../../lib/rpmb/state/file.ts';
 import type { Store, StoreInfo, StoreSink } from '../../lib/store/store.ts';
 
@@ -35,11 +35,11 @@ export class RecordingStore implements Store {
     this.#syncFails = syncFails;
   }
 
-  read(token: number, offset: number, length: number): void {
+  read(token: number, { offset, length }: Extent): void {
     this.#begin(token, false, offset, length);
   }
 
-  write(token: number, offset: number, length: number): void {
+  write(token: number, { offset, length }: Extent): void {
     this.#begin(token, true, offset, length);
   }
 

@@ -108,7 +108,7 @@ t.test('a file as a store that completes at once', async (t) => {
     completed: (token, result) => ended.push([token, result]),
   });
   const memory = { u8: pattern(2, 9), address: 0 };
-  pieces.write(5, 0, 300);
+  pieces.write(5, { offset: 0, length: 300 });
   pieces.addMemory(memory, 10, 100);
   t.same(ended, []);
   pieces.addMemory(memory, 200, 200);

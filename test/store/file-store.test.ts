@@ -64,7 +64,7 @@ interface Piece {
 
 function transfer(store: Store, kind: 'read' | 'write', at: number, pieces: Piece[], token = 0) {
   const length = pieces.reduce((sum, piece) => sum + piece.length, 0);
-  store[kind](token, at, length);
+  store[kind](token, { offset: at, length });
   for (const piece of pieces) store.addMemory(piece.memory, piece.offset, piece.length);
 }
 

@@ -14,11 +14,7 @@ import { guestMemory, Results, TestPort } from './harness.ts';
 const memory = guestMemory(8192);
 
 function transfer(store: Store, kind: 'read' | 'write', token: number, lengths: number[]): void {
-  store[kind](
-    token,
-    0,
-    lengths.reduce((a, b) => a + b),
-  );
+  store[kind](token, { offset: 0, length: lengths.reduce((a, b) => a + b) });
   let at = 0;
   for (const length of lengths) {
     store.addMemory(memory, at, length);
@@ -130,7 +126,7 @@ t.test('faults: short transfers move whole blocks of the beginning', async (t) =
 
 t.test('faults: word of a shortened transfer waits for its last piece', async (t) => {
   const { results, store } = faulty([{ kind: 'write', short: 512 }]);
-  store.write(1, 0, 1024);
+  store.write(1, { offset: 0, length: 1024 });
   store.addMemory(memory, 0, 512);
   t.strictSame(results.list, [], 'the store below is done, the description is not');
   store.addMemory(memory, 512, 512);

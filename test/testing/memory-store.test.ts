@@ -16,7 +16,7 @@ function rig(options: MemoryStoreOptions = {}) {
 t.test('operations wait for run(), and are recorded', async (t) => {
   const { bytes, done, store, memory } = rig({ name: 'disk', readOnly: true });
   t.match(store.info, { name: 'disk', readOnly: true, capacity: 64 });
-  store.read(5, 8, 6);
+  store.read(5, { offset: 8, length: 6 });
   store.addMemory(memory, 2, 4);
   store.addMemory(memory, 20, 2);
   store.flush(6);
@@ -49,13 +49,13 @@ t.test('operations wait for run(), and are recorded', async (t) => {
 t.test('an immediate store completes with the last piece of memory', async (t) => {
   const { bytes, done, store, memory } = rig({ immediate: true });
   memory.u8.set([1, 2, 3, 4]);
-  store.write(1, 10, 4);
+  store.write(1, { offset: 10, length: 4 });
   store.addMemory(memory, 0, 3);
   t.same(done, []);
   store.addMemory(memory, 3, 1);
   t.same(done, [[1, 4]]);
   t.same(bytes.subarray(10, 14), Uint8Array.of(1, 2, 3, 4));
-  store.read(2, 0, 0);
+  store.read(2, { offset: 0, length: 0 });
   store.flush(3);
   t.same(done.slice(1), [
     [2, 0],
@@ -68,9 +68,9 @@ t.test('operations fail or fall short on demand', async (t) => {
   store.failNth(0, 5);
   store.shortenNth(1, 3);
   store.failNth(2, 28);
-  store.write(1, 0, 4);
+  store.write(1, { offset: 0, length: 4 });
   store.addMemory(memory, 0, 4);
-  store.write(2, 4, 8);
+  store.write(2, { offset: 4, length: 8 });
   store.addMemory(memory, 0, 2);
   store.addMemory(memory, 8, 6);
   store.flush(3);
@@ -85,8 +85,8 @@ t.test('operations fail or fall short on demand', async (t) => {
 t.test('misuse is an error', async (t) => {
   const { store, memory } = rig();
   t.throws(() => store.addMemory(memory, 0, 1), 'memory for nothing');
-  t.throws(() => store.read(1, 60, 5), RangeError, 'outside');
-  store.read(1, 0, 4);
+  t.throws(() => store.read(1, { offset: 60, length: 5 }), RangeError, 'outside');
+  store.read(1, { offset: 0, length: 4 });
   t.throws(() => store.flush(2), 'in the middle of another');
   t.throws(() => store.addMemory(memory, 0, 5), 'too much memory');
 });

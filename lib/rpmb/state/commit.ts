@@ -116,7 +116,7 @@ export class RpmbState implements StoreSink {
     this.#begin(Step.Read, done);
     this.#expected = count * BLOCK_BYTES;
     this.#frames = { memory, at };
-    this.#store.read(TOKEN, this.#blockOffset(address), this.#expected);
+    this.#store.read(TOKEN, { offset: this.#blockOffset(address), length: this.#expected });
     this.#addBlocks(count);
   }
 
@@ -200,7 +200,7 @@ export class RpmbState implements StoreSink {
     encodeSlot(this.layout, content, redo, header);
     this.#expected = SLOT_HEADER_BYTES + content.blockCount * BLOCK_BYTES;
     const offset = slotOffset(this.layout, slotOf(content.sequence));
-    this.#store.write(TOKEN, offset, this.#expected);
+    this.#store.write(TOKEN, { offset, length: this.#expected });
     this.#store.addMemory(this.#header, this.#headerAt, SLOT_HEADER_BYTES);
     this.#addBlocks(content.blockCount);
   }
@@ -215,7 +215,7 @@ export class RpmbState implements StoreSink {
     const { address, blockCount } = this.#next!;
     this.#step = Step.Data;
     this.#expected = blockCount * BLOCK_BYTES;
-    this.#store.write(TOKEN, this.#blockOffset(address), this.#expected);
+    this.#store.write(TOKEN, { offset: this.#blockOffset(address), length: this.#expected });
     this.#addBlocks(blockCount);
   }
 

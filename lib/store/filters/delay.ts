@@ -1,4 +1,4 @@
-import type { IoPort, Memory, RowOwner } from '../../native/io-table.ts';
+import type { Extent, IoPort, Memory, RowOwner } from '../../native/io-table.ts';
 import {
   MAX_TOKENS,
   type Store,
@@ -30,12 +30,12 @@ export class DelayStore implements Store, StoreSink, RowOwner {
     this.info = this.#inner.info;
   }
 
-  read(token: number, offset: number, length: number): void {
-    this.#inner.read(token, offset, length);
+  read(token: number, extent: Extent): void {
+    this.#inner.read(token, extent);
   }
 
-  write(token: number, offset: number, length: number): void {
-    this.#inner.write(token, offset, length);
+  write(token: number, extent: Extent): void {
+    this.#inner.write(token, extent);
   }
 
   addMemory(memory: Memory, offset: number, length: number): void {

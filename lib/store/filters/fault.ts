@@ -1,4 +1,4 @@
-import type { Memory } from '../../native/io-table.ts';
+import type { Extent, Memory } from '../../native/io-table.ts';
 import { Errno } from '../errno.ts';
 import type { Store, StoreFactory, StoreInfo, StoreSink } from '../store.ts';
 
@@ -46,14 +46,14 @@ export class FaultStore implements Store, StoreSink {
     this.info = this.#inner.info;
   }
 
-  read(token: number, offset: number, length: number): void {
+  read(token: number, { offset, length }: Extent): void {
     const bytes = this.#beginTransfer('read', token, length);
-    if (bytes > 0) this.#inner.read(token, offset, bytes);
+    if (bytes > 0) this.#inner.read(token, { offset, length: bytes });
   }
 
-  write(token: number, offset: number, length: number): void {
+  write(token: number, { offset, length }: Extent): void {
     const bytes = this.#beginTransfer('write', token, length);
-    if (bytes > 0) this.#inner.write(token, offset, bytes);
+    if (bytes > 0) this.#inner.write(token, { offset, length: bytes });
   }
 
   addMemory(memory: Memory, offset: number, length: number): void {

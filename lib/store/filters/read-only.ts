@@ -1,4 +1,4 @@
-import type { Memory } from '../../native/io-table.ts';
+import type { Extent, Memory } from '../../native/io-table.ts';
 import { Errno } from '../errno.ts';
 import type { Store, StoreFactory, StoreInfo, StoreSink } from '../store.ts';
 
@@ -17,11 +17,11 @@ export class ReadOnlyStore implements Store {
     this.info = { ...this.#inner.info, readOnly: true, discard: false };
   }
 
-  read(token: number, offset: number, length: number): void {
-    this.#inner.read(token, offset, length);
+  read(token: number, extent: Extent): void {
+    this.#inner.read(token, extent);
   }
 
-  write(token: number, _offset: number, length: number): void {
+  write(token: number, { length }: Extent): void {
     this.#refusedToken = token;
     this.#refusedBytes = length;
   }
