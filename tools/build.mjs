@@ -1,5 +1,6 @@
 #!/usr/bin/env node
-// Builds the package: `node tools/build.mjs [native] [ts] [prebuild]`, by default native and ts.
+// Builds the package: `node tools/build.mjs [native] [ts] [prebuild] [sanitize]`, by default native
+// and ts; sanitize makes another addon, with the sanitizers, in build/sanitize.
 // Quiet when all is well.
 import { spawnSync } from 'node:child_process';
 import {
@@ -62,6 +63,15 @@ function bin(dependency, name) {
 }
 
 function native() {
+  buildAddon('build', []);
+}
+
+function sanitize() {
+  buildAddon('build/sanitize', ['--CDVDUSE_SANITIZE=address,undefined']);
+}
+
+/** The addon in `folder`/Release; `definitions` are CMake's, as cmake-js takes them. */
+function buildAddon(folder, definitions) {
   need(['cmake'], 'install it: apt-get install cmake');
   need(['make', 'ninja'], 'install it: apt-get install make');
   need(
@@ -70,16 +80,17 @@ function native() {
   );
   const cmakeJs = bin('cmake-js', 'cmake-js');
   // CMake refuses a cache that was made where the checkout lay before.
-  const cache = join(root, 'build/CMakeCache.txt');
+  const cache = join(root, folder, 'CMakeCache.txt');
   if (existsSync(cache) && !readFileSync(cache, 'utf8').includes(`=${join(root, 'native')}\n`)) {
-    rmSync(join(root, 'build'), { recursive: true });
+    rmSync(join(root, folder), { recursive: true });
   }
-  const options = ['-d', 'native', '-O', 'build', '--parallel', `${availableParallelism()}`];
+  const options = ['-d', 'native', '-O', folder, '--parallel', `${availableParallelism()}`];
   // A cache that was half made would never be completed.
-  run('the addon', process.execPath, [cmakeJs, 'build', ...options], () =>
+  run('the addon', process.execPath, [cmakeJs, 'build', ...options, ...definitions], () =>
     rmSync(cache, { force: true }),
   );
-  if (!existsSync(addon)) fail(`no ${addon} came of it`);
+  const made = join(root, folder, 'Release/vduse.node');
+  if (!existsSync(made)) fail(`no ${made} came of it`);
 }
 
 function ts() {
@@ -99,9 +110,10 @@ function prebuild() {
   run('strip', 'strip', ['--strip-unneeded', copy]);
 }
 
-const steps = { native, ts, prebuild };
+const steps = { native, ts, prebuild, sanitize };
 const wanted = process.argv.slice(2);
 for (const step of wanted.length > 0 ? wanted : ['native', 'ts']) {
-  if (!Object.hasOwn(steps, step)) fail(`unknown step '${step}' (one of native, ts, prebuild)`);
+  const known = Object.keys(steps);
+  if (!known.includes(step)) fail(`unknown step '${step}' (one of ${known.join(', ')})`);
   steps[step]();
 }

@@ -12,6 +12,9 @@ const ENDS = {
   'an uncaught exception': ['setTimeout(() => { throw new Error("test") })', 1],
 } as const;
 
+/** Without the loaders of the tests. */
+const env = { ...process.env, NODE_OPTIONS: '' };
+
 t.setTimeout(120_000);
 
 for (const engine of ['auto', 'pool'] as const) {
@@ -31,7 +34,7 @@ for (const engine of ['auto', 'pool'] as const) {
       const { status: found, signal } = spawnSync(
         process.execPath,
         ['--input-type=module', '--eval', program],
-        { timeout: 20_000, killSignal: 'SIGKILL', env: { PATH: process.env['PATH'] } },
+        { timeout: 20_000, killSignal: 'SIGKILL', env },
       );
       t.equal(signal, null, 'it ends');
       t.equal(found, status, 'with its status');

@@ -5,6 +5,7 @@ import { spawn } from 'node:child_process';
 import { createWriteStream, mkdirSync, readdirSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
+import { isSanitized, sanitizerEnvironment, sanitizerReports } from './sanitize.mjs';
 
 const LOGS = 'build/test-logs';
 
@@ -14,6 +15,7 @@ const { values, positionals } = parseArgs({
     unit: { type: 'boolean', default: false },
     vm: { type: 'boolean', default: false },
     extended: { type: 'boolean', default: false },
+    sanitize: { type: 'boolean', default: false },
   },
 });
 
@@ -33,9 +35,9 @@ function testFiles() {
 }
 
 /** Run a program; resolves with its status. Its lines go to `onLine`. */
-function run(command, args, onLine) {
+function run(command, args, onLine, env = process.env) {
   return new Promise((resolve) => {
-    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'], env });
     createInterface({ input: child.stdout }).on('line', onLine);
     child.on('error', (error) => {
       console.log(`${command}: ${error.message}`);
@@ -48,16 +50,30 @@ function run(command, args, onLine) {
 /** A check that passes or fails as one. */
 async function checkPoint(name, command, args) {
   const status = await run(command, args, (line) => console.log(line));
-  if (status === 0) total.passed++;
+  point(status === 0, name);
+}
+
+function point(ok, name) {
+  if (ok) total.passed++;
   else total.failed++;
-  console.log(`${status === 0 ? 'ok' : 'not ok'} - ${name}`);
+  console.log(`${ok ? 'ok' : 'not ok'} - ${name}`);
+}
+
+/** The unit tests on the addon with the sanitizers; a report from any process is a failure. */
+async function sanitized(files) {
+  const environment = sanitizerEnvironment();
+  point(isSanitized(environment), 'the sanitizers are at work');
+  await tap('sanitize', files, ['--jobs=2', '--timeout=240'], { ...process.env, ...environment });
+  const reports = sanitizerReports();
+  for (const report of reports) console.log(report);
+  point(reports.length === 0, `no report of the sanitizers (${reports.length})`);
 }
 
 /**
  * Run test files with tap. What is said on the way goes to a log; shown are each file's result,
  * what failed and why, and the figures that tests print as "# …".
  */
-async function tap(name, files, args) {
+async function tap(name, files, args, env) {
   if (files.length === 0) return;
   const log = createWriteStream(`${LOGS}/${name}.tap`);
   let counted = false;
@@ -84,6 +100,7 @@ async function tap(name, files, args) {
       const figure = /^\s+# (?!Subtest|time=|\{)/.test(line);
       if (failed || failureIndent >= 0 || figure || /^(not )?ok\b/.test(line)) console.log(line);
     },
+    env,
   );
   log.end();
   if (!counted || (status !== 0 && total.failed === 0)) {
@@ -95,7 +112,9 @@ async function tap(name, files, args) {
 }
 
 mkdirSync(LOGS, { recursive: true });
-if (positionals.length > 0) {
+if (values.sanitize) {
+  await sanitized(positionals.length > 0 ? positionals : testFiles().unit);
+} else if (positionals.length > 0) {
   await tap('chosen', positionals, ['--jobs=1', '--timeout=1800']);
 } else {
   const files = testFiles();
