@@ -115,8 +115,10 @@ export class RequestParser {
       sectorHigh = this.#scratchWords[3]!;
     }
     request.type = type;
-    // Past 2^53 the sum is rounded, to a number that is far outside any disk all the same.
-    request.status = this.#check(chain, request, type, sectorHigh * TWO_32 + sectorLow);
+    // Past 2^53 the sum is rounded, to a number that is far outside any disk all the same. Nearly
+    // always there is none to make, and no floating-point number to allocate until this is compiled.
+    const sector = sectorHigh === 0 ? sectorLow : sectorHigh * TWO_32 + sectorLow;
+    request.status = this.#check(chain, request, type, sector);
     return true;
   }
 

@@ -48,7 +48,6 @@ export class ReactorLoop {
   readonly #runners: (QueueRunner | undefined)[] = [undefined];
   /** Queues with something to look at. */
   #hot: QueueRunner[] = [];
-  #spare: QueueRunner[] = [];
   #retrying: QueueRunner[] = [];
   /** Devices with orders that wait for I/O. */
   #draining: ServedDevice[] = [];
@@ -151,10 +150,8 @@ export class ReactorLoop {
     if (more) return true;
     for (let i = 0; i < hot.length; i++) this.#reportFault(hot[i]!);
     this.#sendSignals();
-    for (let i = 0; i < hot.length; i++) hot[i]!.hot = false;
-    this.#hot = this.#spare;
-    this.#spare = hot;
-    hot.length = 0;
+    // Not by its length: set to 0 it gives the elements' memory up, and the next push allocates.
+    while (hot.length > 0) hot.pop()!.hot = false;
     if (this.#polledRings > 0) {
       for (const runner of this.#runners) {
         if (runner !== undefined && runner.kickFd < 0) this.#heat(runner);
