@@ -5,7 +5,8 @@ await inMachine(t, {
   name: 'the command line',
   program: [
     'several.mjs',
-    ...['lifecycle.mjs', 'takeover.mjs', 'holders.mjs', 'commands.mjs', 'bad-input.mjs'],
+    ...['lifecycle.mjs', 'takeover.mjs', 'takeover.mjs packed', 'holders.mjs', 'commands.mjs'],
+    'bad-input.mjs',
   ],
   timeout: 1500,
 });

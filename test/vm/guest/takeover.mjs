@@ -1,5 +1,6 @@
 // A device attached by others outlives its daemon: drained on SIGTERM, it waits for the next one, and
 // what the host asks of the disk meanwhile waits too.
+//   takeover.mjs [split|packed]
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import {
@@ -32,9 +33,11 @@ const RECORD = `${STATES}/keep.json`;
 const MNT = `${FOLDER}/mnt`;
 const IMAGE = `${FOLDER}/d.img`;
 
+const [ring = 'split'] = process.argv.slice(2);
+
 const serve = (...more) => [
   IMAGE,
-  ...['--name', 'keep', '--size', '64M', '--queues', '2', '--state-dir', STATES],
+  ...['--name', 'keep', '--size', '64M', '--queues', '2', '--state-dir', STATES, '--ring', ring],
   ...more,
 ];
 const member = { as: AS_MEMBER };
@@ -54,7 +57,7 @@ const endOf = (job, seconds = 120) => Promise.race([job.ended, delay(seconds * 1
 
 await run(async () => {
   await startUdev();
-  sh(`modprobe ext4; mkdir -p ${MNT} && chown ${MEMBER} ${FOLDER}`);
+  sh(`modprobe ext4; rm -rf ${FOLDER} && mkdir -p ${MNT} && chown ${MEMBER} ${FOLDER}`);
   await underLoad();
   await withoutStateDirectory();
   equal(deviceNodes(), ['control'], 'no device is left');
