@@ -64,4 +64,5 @@ def check(path, file):
 
 
 COMMANDS = {"key": key, "counter": counter, "write": write, "read": read, "check": check}
-sys.stdout.buffer.write(COMMANDS[sys.argv[1]](*sys.argv[2:]))
+if __name__ == "__main__":
+    sys.stdout.buffer.write(COMMANDS[sys.argv[1]](*sys.argv[2:]))
