@@ -78,7 +78,7 @@ export interface IoPort {
   readonly table: IoTable;
   register(owner: RowOwner): number;
   unregister(owner: number): void;
-  /** Complete `token` with 0 after at least `microseconds`. */
+  /** Complete `token` with 0 after at least `microseconds`, a quarter of an hour at most. */
   after(owner: number, token: number, microseconds: number): void;
 }
 

@@ -1,4 +1,3 @@
-import { performance } from 'node:perf_hooks';
 import type { Addon, IoPort, RowOwner } from '../native/index.ts';
 import { IoFlag, IoKind, IoTable, ROW, ROW_WORDS, RWF_NOWAIT } from '../native/index.ts';
 
@@ -96,8 +95,8 @@ export abstract class IoEngine implements IoPort {
   }
 
   after(owner: number, token: number, microseconds: number): void {
-    this.#timers.push({ due: performance.now() + microseconds / 1000, owner, token });
-    this.#timers.sort((a, b) => b.due - a.due);
+    this.#timers.push({ due: (this.addon.clockUs() + microseconds) | 0, owner, token });
+    this.#timers.sort((a, b) => (b.due - a.due) | 0);
   }
 
   /** Forget what was learnt of a descriptor that is about to be closed. */
@@ -185,13 +184,17 @@ export abstract class IoEngine implements IoPort {
   /** The time limit of a wait, shortened to the next timer. */
   #boundedTimeout(timeoutUs: number): number {
     const next = this.#timers.at(-1);
-    if (next === undefined) return timeoutUs;
-    const left = Math.max(1, Math.ceil((next.due - performance.now()) * 1000));
+    if (next === undefined || timeoutUs === 0) return timeoutUs;
+    const left = Math.max(1, (next.due - this.addon.clockUs()) | 0);
     return timeoutUs < 0 ? left : Math.min(timeoutUs, left);
   }
 
   #fireTimers(): void {
-    while (this.#timers.length > 0 && this.#timers.at(-1)!.due <= performance.now()) {
+    // The clock wraps: only differences mean anything.
+    while (
+      this.#timers.length > 0 &&
+      ((this.#timers.at(-1)!.due - this.addon.clockUs()) | 0) <= 0
+    ) {
       const timer = this.#timers.pop()!;
       this.#delivered = true;
       this.#owners[timer.owner]?.rowCompleted(timer.token, 0);

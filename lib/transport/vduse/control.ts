@@ -89,7 +89,7 @@ export class VduseControl {
       if (code === 'EINVAL') {
         throw new VduseError(
           'ERR_VDUSE_DEVICE_ID',
-          `creating ${config.name}: the kernel refuses a VDUSE device of virtio id ${config.deviceId} with this configuration (stock kernels allow block devices only; serve it over a socket: --socket-path)`,
+          `creating ${config.name}: the kernel refuses a VDUSE device of virtio id ${config.deviceId} with this configuration (stock kernels allow block and network devices only: serve it over a socket with --socket-path, or run a kernel that allows this id)`,
           { cause: error },
         );
       }

@@ -60,6 +60,7 @@ await run(async () => {
     `install -d -o ${MEMBER} -m 700 ${at('state-member')}; install -o ${MEMBER} -m 600 ${IMAGE} ${at('member.img')}`,
   );
   await images();
+  await otherDevices();
   await whileServed();
   await permissions();
   await withoutDriver();
@@ -94,6 +95,20 @@ async function images() {
     [serve(IMAGE, '--name', 'control'), 64, '--name'],
     [['serve', IMAGE, '--state-dir', at('empty.img')], 1, '--state-dir'],
     [['serve', IMAGE, '--state-dir', at('state-nobody')], 1, ['others could write', '--state-dir']],
+  ]);
+}
+
+/** A stock kernel has no VDUSE device but disks and network cards: the ways that work are named. */
+async function otherDevices() {
+  const made = await vduse(['rpmb', 'create', at('s.rpmb'), '--size', '128K']);
+  equal(made.status, 0, 'a state for an RPMB');
+  await inVain([
+    [
+      serve(at('s.rpmb'), '--type', 'rpmb', '--name', 'x'),
+      1,
+      ['virtio id 28', '--socket-path', 'a kernel that allows'],
+    ],
+    [serve(at('s.rpmb'), '--type', 'rpmb', '--serial', 's'), 64, 'serial'],
   ]);
 }
 
