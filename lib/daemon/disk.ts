@@ -89,6 +89,7 @@ class Disk implements HostedDevice {
   readonly inode: string;
   readonly features: bigint;
   readonly model = BLOCK_MODEL;
+  readonly ownThread = false;
   readonly #image: Image;
   readonly #block: BlockOptions;
   readonly #config: Uint8Array;

@@ -25,6 +25,8 @@ export interface HostedDevice {
   readonly modelOptions: unknown;
   /** Properties for the ready line. */
   readonly facts: Readonly<Record<string, string | number | boolean>>;
+  /** It may keep the engine thread that serves it waiting, so it gets one for itself. */
+  readonly ownThread: boolean;
   /** What a later server must have in common with this one to go on with its device. */
   readonly identity: Readonly<Record<string, string | number>>;
   /** What the operator should be told. */

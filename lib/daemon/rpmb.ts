@@ -85,6 +85,7 @@ class Rpmb implements HostedDevice {
   readonly queueSize = QUEUE_SIZE;
   readonly features = 0n;
   readonly model = RPMB_MODEL;
+  readonly ownThread = true;
   readonly warnings: readonly string[];
   readonly #state: StateFile;
 

@@ -30,18 +30,18 @@ export class Server {
   readonly engine: { readonly name: string; readonly note: string | undefined };
   /** Settles when serving ends by itself: with the reason, or undefined when it should (--fd). */
   readonly ended: Promise<Error | undefined>;
-  readonly #pool: ReactorPool;
+  readonly #pools: readonly ReactorPool[];
   readonly #stopped = new Map<ServedDevice, StopOutcome>();
 
   constructor(
     devices: readonly ServedDevice[],
-    pool: ReactorPool,
+    pools: readonly ReactorPool[],
     ended: Promise<Error | undefined>,
   ) {
     this.devices = devices;
-    this.engine = pool.engine;
+    this.engine = pools[0]!.engine;
     this.ended = ended;
-    this.#pool = pool;
+    this.#pools = pools;
   }
 
   /**
@@ -56,7 +56,7 @@ export class Server {
     );
     const failure = results.find((result) => result.status === 'rejected');
     if (failure !== undefined) throw failure.reason;
-    await this.#pool.close();
+    await Promise.all(this.#pools.map((pool) => pool.close()));
     return this.devices.map((device) => this.#stopped.get(device)!);
   }
 }
@@ -86,16 +86,25 @@ export async function serve(
     const ended = new Promise<Error | undefined>((resolve) => {
       end = resolve;
     });
-    const queues = prepared.reduce((sum, { device }) => sum + device.queues, 0);
-    const pool = await startEngine(queues, options, end);
-    undo.push(() => pool.close());
+    const pools: ReactorPool[] = [];
+    const start = async (queues: number, engine: EngineOptions): Promise<ReactorPool> => {
+      const pool = await startEngine(queues, engine, end);
+      undo.push(() => pool.close());
+      pools.push(pool);
+      return pool;
+    };
+    const shared = prepared.filter(({ device }) => !device.ownThread);
+    const queues = shared.reduce((sum, { device }) => sum + device.queues, 0);
+    const common = shared.length > 0 ? await start(queues, options) : undefined;
     const served: ServedDevice[] = [];
     for (const one of prepared) {
+      const own = common === undefined || one.device.ownThread;
+      const pool = own ? await start(1, { ...options, threads: 1 }) : common;
       const device = await one.start(pool, { log, ended: end });
       served.push(device);
       undo.push(() => device.stop(true));
     }
-    return new Server(served, pool, ended);
+    return new Server(served, pools, ended);
   } catch (error) {
     await undoAll(undo, log);
     throw error;

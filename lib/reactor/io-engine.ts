@@ -229,8 +229,8 @@ export abstract class IoEngine implements IoPort {
     const rows = this.table.rows;
     const at = row * ROW_WORDS;
     const kind = rows[at + ROW.kind]!;
-    if (kind > IoKind.Write || (rows[at + ROW.flags]! & IoFlag.MayBlock) !== 0) return false;
-    if (this.#policy === 'async') return false;
+    if ((rows[at + ROW.flags]! & IoFlag.MayBlock) !== 0 || this.#policy === 'async') return false;
+    if (kind > IoKind.Write) return true;
     if (kind === IoKind.Read && this.#policy === 'auto') {
       if (!this.#withoutNowait.has(rows[at + ROW.fd]!)) rows[at + ROW.rwFlags] = RWF_NOWAIT;
       return true;

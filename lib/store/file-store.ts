@@ -23,6 +23,11 @@ export interface FileTarget {
   readonly direct: boolean;
   /** Reads and writes may wait for a device or a network: never run them on a reactor. */
   readonly mayBlock: boolean;
+  /**
+   * Syncs run on the thread that drives the queue, which has nothing else to do: handing one to
+   * another thread and being woken by it can take longer than the disk does.
+   */
+  readonly syncsInPlace: boolean;
   /** Ranges given to fallocate must be multiples of this (a block device's logical block, else 1). */
   readonly allocationUnit: number;
   /**
@@ -49,6 +54,7 @@ export class FileStore implements Store, RowOwner {
   readonly #sink: StoreSink;
   readonly #fd: number;
   readonly #flags: number;
+  readonly #syncFlags: number;
   readonly #allocationUnit: number;
   readonly #syncFailure: Int32Array;
   readonly #owner: number;
@@ -67,6 +73,7 @@ export class FileStore implements Store, RowOwner {
     this.#sink = sink;
     this.#fd = target.fd;
     this.#flags = target.mayBlock ? IoFlag.MayBlock : 0;
+    this.#syncFlags = target.syncsInPlace ? 0 : IoFlag.MayBlock;
     this.#allocationUnit = target.allocationUnit;
     this.#syncFailure = target.syncFailure;
     this.#owner = port.register(this);
@@ -101,7 +108,7 @@ export class FileStore implements Store, RowOwner {
       this.#fd,
       WHOLE_FILE,
       0,
-      IoFlag.MayBlock,
+      this.#syncFlags,
     );
   }
 

@@ -1,12 +1,4 @@
-import {
-  type BigIntStats,
-  closeSync,
-  constants,
-  fstatSync,
-  openSync,
-  statfsSync,
-  statSync,
-} from 'node:fs';
+import { type BigIntStats, closeSync, constants, fstatSync, openSync, statSync } from 'node:fs';
 import { type BlockDeviceInfo, native, type OwnedFd } from '../native/index.ts';
 import type { FileTarget } from './file-store.ts';
 import { createSparse, removeCreated } from './image-create.ts';
@@ -21,6 +13,7 @@ import {
   readOnlyError,
   systemError,
 } from './image-error.ts';
+import { isRemote } from './remote.ts';
 import type { StoreInfo } from './store.ts';
 
 export interface ImageOptions {
@@ -35,17 +28,6 @@ export interface ImageOptions {
 
 /** A file system may like to transfer megabytes (st_blksize); a disk's physical block is at most this. */
 const LARGEST_FILE_BLOCK = 4096;
-
-/** statfs(2) types whose reads and writes wait for a network or another process. */
-const REMOTE_FILE_SYSTEMS = new Set([
-  0x6969, // NFS
-  0xff534d42, // CIFS
-  0xfe534d42, // SMB2
-  0x65735546, // FUSE
-  0x01021997, // 9p
-  0x00c36400, // Ceph
-  0x5346414f, // AFS
-]);
 
 /** An image, open and locked. Reactors share its descriptor; only who opened it closes it. */
 export class Image {
@@ -203,7 +185,6 @@ function describe(
   const alignment = options.direct
     ? directAlignment(path, fd.fd, options.blockSize, block)
     : { blockSize: 1, memoryAlignment: 1 };
-  const remote = REMOTE_FILE_SYSTEMS.has(statfsSync(path).type);
   const target: FileTarget = {
     fd: fd.fd,
     info: {
@@ -215,7 +196,8 @@ function describe(
       discard: !options.readOnly,
     },
     direct: options.direct,
-    mayBlock: options.direct || block !== undefined || remote,
+    mayBlock: options.direct || block !== undefined || isRemote(path),
+    syncsInPlace: false,
     allocationUnit: block?.logicalBlockSize ?? 1,
     syncFailure: new Int32Array(new SharedArrayBuffer(4)),
   };

@@ -125,7 +125,7 @@ if (values.sanitize) {
     await tap('unit', files.unit, ['--jobs=2', '--timeout=120']);
   }
   // One machine at a time: it has all CPUs, and its tests' own time limits count on them.
-  if (values.vm) await tap('vm', files.vm, ['--jobs=1', '--timeout=1800']);
+  if (values.vm) await tap('vm', files.vm, ['--jobs=1', '--timeout=2400']);
 }
 if (total.passed + total.failed === 0) {
   console.log('no test ran');

@@ -1,5 +1,6 @@
 import { closeSync, constants, fstatSync, openSync } from 'node:fs';
 import type { FileTarget } from '../../store/file-store.ts';
+import { isRemote } from '../../store/remote.ts';
 import type { StoreInfo } from '../../store/store.ts';
 import { BlockingStore, SyncFileStore } from '../../store/sync-store.ts';
 import { codeOf, RpmbError, systemError, systemWord } from '../errors.ts';
@@ -58,13 +59,19 @@ export function blockingStore(file: OpenFile): BlockingStore {
   return new BlockingStore((sink) => new SyncFileStore(file.fd, file.info, sink));
 }
 
-/** What an engine's `FileStore` needs. Nothing of it is ever done on the engine's own thread. */
+/**
+ * What an engine's `FileStore` needs. On a local file system it is meant for a thread that serves this
+ * device alone: a commit is a write, a sync and a write, one behind the other, and handing each to
+ * another thread would take as long as the disk.
+ */
 export function fileTarget(file: OpenFile): FileTarget {
+  const remote = isRemote(file.path);
   return {
     fd: file.fd,
     info: file.info,
     direct: false,
-    mayBlock: true,
+    mayBlock: remote,
+    syncsInPlace: !remote,
     allocationUnit: 1,
     syncFailure: new Int32Array(new SharedArrayBuffer(4)),
   };

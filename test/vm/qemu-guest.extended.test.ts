@@ -68,7 +68,7 @@ t.test('fio, a reboot, QEMU killed in mid I/O, another QEMU', async (t) => {
   await Promise.race([once(output, 'line'), exited]);
   t.equal(told[0]?.event, 'ready', 'the server is ready');
 
-  await machine(t, socket, 'begin', 8);
+  await machine(t, socket, 'begin', 7);
   t.equal(server.exitCode, null, 'QEMU was killed: the server lives');
   await machine(t, socket, 'again', 3);
 
