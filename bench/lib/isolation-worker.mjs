@@ -14,7 +14,8 @@ import {
 import { DelayStore, FileStore } from '../../dist/store/index.js';
 import { VHOST_USER_MEMORY, VhostUserMemory } from '../../dist/transport/vhost-user/index.js';
 
-const DELAY_US = 5000;
+/** A hard disk or a memory card: where syncs are handled on the thread of the disk, that one stands still. */
+const DELAY_US = 20_000;
 
 function openDelayedRpmb({ model, target }, io) {
   const { memory, release } = allocatePrivate(native, deviceMemoryBytes(model.layout));
