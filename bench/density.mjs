@@ -20,8 +20,8 @@ const { values: options } = parseArgs({
 
 const COUNTS = options.quick ? [1, 16] : [1, 16, 64, 256];
 const IDLE_SECONDS = options.quick ? 2 : 10;
-/** Start-up work (compilation, collections) ends by itself some time after the last request. */
-const SETTLE_MS = 3000;
+/** V8 gives the memory of the start back within this time, in some dozen steps, and then rests. */
+const SETTLE_MS = options.quick ? 1000 : 25_000;
 const QUEUE_SIZE = 256;
 
 const folder = mkdtempSync(join(options.dir, 'vduse-bench-'));

@@ -8,7 +8,13 @@ import { native } from '../dist/native/index.js';
 import { openOffline } from '../dist/rpmb/index.js';
 import { Backend, pinned } from './lib/backends.mjs';
 import { machine, ROOT, run, VDUSE, versions } from './lib/machine.mjs';
-import { connect, framesPerSecond, makeState, writesPerSecond } from './lib/rpmb.mjs';
+import {
+  connect,
+  framesPerSecond,
+  makeState,
+  polledWritesPerSecond,
+  writesPerSecond,
+} from './lib/rpmb.mjs';
 import { median, table } from './lib/table.mjs';
 
 const { values: options } = parseArgs({
@@ -92,6 +98,7 @@ const WORK = {
   'raw: 4 KiB overwritten + fdatasync': () => perSecond(overwrite),
   'raw: the writes and the sync of a commit': () => perSecond(bareCommit),
   'write of one block, socket': () => writesPerSecond(online, ms),
+  'write of one block, socket, the driver polls': () => polledWritesPerSecond(online, ms),
   'write of one block, offline': () => writesPerSecond(local, ms),
   [`read frames, ${READ_BLOCKS} a request, socket`]: () =>
     framesPerSecond(online, ms, READ_BLOCKS, 1),
@@ -119,7 +126,7 @@ const rows = names.map((name, i) => ({
   name,
   perSecond: median(results[name]),
   // Of each round, so that what the disk does meanwhile strikes both.
-  ofRaw: i < 4 ? median(results[name].map((rate, round) => rate / rawRates[round])) : undefined,
+  ofRaw: i < 5 ? median(results[name].map((rate, round) => rate / rawRates[round])) : undefined,
 }));
 const result = {
   bench: 'rpmb',
