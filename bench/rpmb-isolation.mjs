@@ -1,5 +1,5 @@
 // `tools/bench rpmb-isolation`: a disk in the same process as an RPMB, while that one writes
-// to a store that takes 20 ms for each step, and while it is idle.
+// to a store that takes 5 ms for each step, and while it is idle.
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -102,7 +102,7 @@ const result = {
   bench: 'rpmb-isolation',
   machine: machine(folder),
   versions: versions(),
-  load: `4 KiB random cached reads of a disk; an RPMB in the same process idle, then writing to a store that takes 20 ms a step; ${rounds} interleaved runs of ${seconds} s each, medians`,
+  load: `4 KiB random cached reads of a disk; an RPMB in the same process idle, then writing to a store that takes 5 ms a step; ${rounds} interleaved runs of ${seconds} s each, medians`,
   commands: { ours: command.join(' ').replaceAll(folder, 'DIR').replaceAll(`${ROOT}/`, '') },
   rows,
 };

@@ -7,7 +7,7 @@ import {
   RpmbQueueDevice,
   type StateModel,
 } from '../rpmb/index.ts';
-import { FileStore, type FileTarget } from '../store/index.ts';
+import { FileStore, type FileTarget, type StoreFactory } from '../store/index.ts';
 
 /** The name of the RPMB model in a worker's table. */
 export const RPMB_MODEL = 'rpmb';
@@ -18,13 +18,18 @@ export interface RpmbModelOptions {
   readonly target: FileTarget;
 }
 
-/** An RPMB on a reactor. Key, counter and last result outlive its queue's stops. */
+/** An RPMB on a reactor. */
 export function openRpmbModel(options: unknown, io: IoPort): DeviceModel {
   const { model, target } = options as RpmbModelOptions;
+  return rpmbModel(model, (sink) => new FileStore(io, target, sink));
+}
+
+/** An RPMB whose state lies in any store. Key, counter and last result outlive its queue's stops. */
+export function rpmbModel(model: StateModel, store: StoreFactory): DeviceModel {
   const { memory, release } = allocatePrivate(native, deviceMemoryBytes(model.layout));
   const device = new RpmbDevice({
     model,
-    store: (sink) => new FileStore(io, target, sink),
+    store,
     memory,
     getRandom: (into) => native.getRandom(into),
   });

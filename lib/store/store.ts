@@ -12,9 +12,9 @@ export const MAX_TOKENS = 1024;
  *     store.read(token, extent);
  *     store.addMemory(region, at, bytes);   // as often as needed; the pieces sum up to its length
  *
- * An extent's length is never 0, so the piece that completes the sum ends the operation's description: a store
- * that must see all pieces first (alignment, private buffers) acts there. No other operation may be
- * begun in between. The completion may come from within that last call (or from within `flush`,
+ * An extent's length is never 0, so the piece that completes the sum ends the operation's
+ * description: a store that must see all pieces first (alignment, private buffers) acts there. No
+ * other operation may be begun in between. The completion may come from within that last call (or from within `flush`,
  * `discard`, `writeZeroes`), so the caller's state must be in order before it.
  *
  * Nothing is allocated per operation on the file-descriptor path. Operations begun in one turn of
