@@ -10,9 +10,9 @@ import { Backend, pinned } from './lib/backends.mjs';
 import { machine, ROOT, run, VDUSE, versions } from './lib/machine.mjs';
 import {
   connect,
+  drivenWritesPerSecond,
   framesPerSecond,
   makeState,
-  polledWritesPerSecond,
   writesPerSecond,
 } from './lib/rpmb.mjs';
 import { median, table } from './lib/table.mjs';
@@ -97,8 +97,10 @@ const local = openOffline(offline, {}, native);
 const WORK = {
   'raw: 4 KiB overwritten + fdatasync': () => perSecond(overwrite),
   'raw: the writes and the sync of a commit': () => perSecond(bareCommit),
-  'write of one block, socket': () => writesPerSecond(online, ms),
-  'write of one block, socket, the driver polls': () => polledWritesPerSecond(online, ms),
+  'write of one block, socket': () => drivenWritesPerSecond(online, ms),
+  'write of one block, socket, the driver polls': () =>
+    drivenWritesPerSecond(online, ms, { polls: true }),
+  'write of one block, socket, library': () => writesPerSecond(online, ms),
   'write of one block, offline': () => writesPerSecond(local, ms),
   [`read frames, ${READ_BLOCKS} a request, socket`]: () =>
     framesPerSecond(online, ms, READ_BLOCKS, 1),
@@ -126,7 +128,7 @@ const rows = names.map((name, i) => ({
   name,
   perSecond: median(results[name]),
   // Of each round, so that what the disk does meanwhile strikes both.
-  ofRaw: i < 5 ? median(results[name].map((rate, round) => rate / rawRates[round])) : undefined,
+  ofRaw: i < 6 ? median(results[name].map((rate, round) => rate / rawRates[round])) : undefined,
 }));
 const result = {
   bench: 'rpmb',

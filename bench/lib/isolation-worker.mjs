@@ -8,12 +8,55 @@ import { runReactor } from '../../dist/reactor/index.js';
 import { DelayStore, FileStore } from '../../dist/store/index.js';
 import { VHOST_USER_MEMORY, VhostUserMemory } from '../../dist/transport/vhost-user/index.js';
 
-const DELAY_US = 5000;
+const DELAY_MS = 5;
+
+/**
+ * A disk that is slow where the daemon waits for it in place: nothing else happens on the thread
+ * while an operation takes its time.
+ */
+class SlowDisk {
+  #nobody = new Int32Array(new SharedArrayBuffer(4));
+  #inner;
+  #sink;
+
+  constructor(inner, sink) {
+    this.#sink = sink;
+    this.#inner = inner(this);
+    this.info = this.#inner.info;
+  }
+
+  read(token, extent) {
+    this.#inner.read(token, extent);
+  }
+
+  write(token, extent) {
+    this.#inner.write(token, extent);
+  }
+
+  addMemory(memory, offset, length) {
+    this.#inner.addMemory(memory, offset, length);
+  }
+
+  flush(token) {
+    this.#inner.flush(token);
+  }
+
+  close() {
+    this.#inner.close();
+  }
+
+  completed(token, result) {
+    Atomics.wait(this.#nobody, 0, 0, DELAY_MS);
+    this.#sink.completed(token, result);
+  }
+}
 
 function openDelayedRpmb({ model, target }, io) {
-  return rpmbModel(
-    model,
-    (sink) => new DelayStore((inner) => new FileStore(io, target, inner), sink, io, DELAY_US),
+  const file = (sink) => new FileStore(io, target, sink);
+  return rpmbModel(model, (sink) =>
+    target.syncsInPlace
+      ? new SlowDisk(file, sink)
+      : new DelayStore(file, sink, io, DELAY_MS * 1000),
   );
 }
 

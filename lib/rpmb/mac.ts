@@ -1,7 +1,7 @@
-import { createHmac, timingSafeEqual } from 'node:crypto';
+import { createHmac, hash, timingSafeEqual } from 'node:crypto';
 import { hmac } from '@noble/hashes/hmac.js';
 import { sha256 } from '@noble/hashes/sha2.js';
-import { FRAME_BYTES, FrameField, MAC_BYTES, MAC_FROM } from './frame.ts';
+import { FRAME_BYTES, FrameField, KEY_BYTES, MAC_BYTES, MAC_FROM } from './frame.ts';
 
 /**
  * The MAC of `count` frames from `at` on, into `into`: HMAC-SHA-256 over bytes 228 … 511 of each, one
@@ -15,8 +15,23 @@ export type MacFunction = (
   into: Uint8Array,
 ) => void;
 
-/** OpenSSL's: 1.8 µs a frame, 6.5 µs for 32, measured on Node 20. */
+const HASH_BLOCK_BYTES = 64;
+const FRAME_MAC_BYTES = FRAME_BYTES - MAC_FROM;
+
+/** What the two hashes of an HMAC over one frame are given (RFC 2104 §2). */
+const inner = new Uint8Array(HASH_BLOCK_BYTES + FRAME_MAC_BYTES);
+const outer = new Uint8Array(HASH_BLOCK_BYTES + MAC_BYTES);
+
+/**
+ * OpenSSL's: 6.5 µs for 32 frames, measured on Node 20. One frame, which is what a write of a block
+ * has, goes in two one-shot hashes: 2.2 µs instead of 3.1, and where writes are rare, so that nothing
+ * of it is compiled or in a cache, 45 µs instead of 65. An `Hmac` is a stream, and as dear to make.
+ */
 export const openSslMac: MacFunction = (key, frames, at, count, into) => {
+  if (count === 1) {
+    macOfOne(key, frames, at, into);
+    return;
+  }
   const mac = createHmac('sha256', key);
   for (let i = 0, frame = at; i < count; i++, frame += FRAME_BYTES) {
     mac.update(frames.subarray(frame + MAC_FROM, frame + FRAME_BYTES));
@@ -25,6 +40,21 @@ export const openSslMac: MacFunction = (key, frames, at, count, into) => {
   into.set(digest);
   digest.fill(0);
 };
+
+function macOfOne(key: Uint8Array, frames: Uint8Array, at: number, into: Uint8Array): void {
+  for (let i = 0; i < HASH_BLOCK_BYTES; i++) {
+    const byte = i < KEY_BYTES ? key[i]! : 0;
+    inner[i] = byte ^ 0x36;
+    outer[i] = byte ^ 0x5c;
+  }
+  inner.set(frames.subarray(at + MAC_FROM, at + FRAME_BYTES), HASH_BLOCK_BYTES);
+  outer.set(hash('sha256', inner, 'buffer'), HASH_BLOCK_BYTES);
+  const digest = hash('sha256', outer, 'buffer');
+  into.set(digest);
+  digest.fill(0);
+  inner.fill(0, 0, HASH_BLOCK_BYTES);
+  outer.fill(0);
+}
 
 /** JavaScript's own: 5 µs and 44 µs. The second opinion of the tests. */
 export const nobleMac: MacFunction = (key, frames, at, count, into) => {
