@@ -1,22 +1,16 @@
 // `tools/bench density`: many vhost-user devices in one process, each with a connected front end.
 import { spawn } from 'node:child_process';
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, ftruncateSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { VhostUserFrontend } from '../dist/frontend/index.js';
 import { machine, VDUSE, versions } from './lib/machine.mjs';
+import { createFolder, parseOptionsHere } from './lib/options.mjs';
 import { anonymousKiB, cpuSeconds, threads, voluntarySwitches } from './lib/process.mjs';
 import { table } from './lib/table.mjs';
 
-const { values: options } = parseArgs({
-  options: {
-    json: { type: 'boolean', default: false },
-    quick: { type: 'boolean', default: false },
-    dir: { type: 'string', default: '/var/tmp' },
-  },
-});
+const options = parseOptionsHere();
 
 const COUNTS = options.quick ? [1, 16] : [1, 16, 64, 256];
 const IDLE_SECONDS = options.quick ? 2 : 10;
@@ -24,8 +18,7 @@ const IDLE_SECONDS = options.quick ? 2 : 10;
 const SETTLE_MS = options.quick ? 1000 : 25_000;
 const QUEUE_SIZE = 256;
 
-const folder = mkdtempSync(join(options.dir, 'vduse-bench-'));
-process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+const folder = createFolder(options);
 
 function configOf(count) {
   const devices = Array.from({ length: count }, (_, i) => {

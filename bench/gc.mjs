@@ -1,21 +1,14 @@
 // `tools/bench gc`: four million requests; how often does the thread that serves them collect?
 import { spawn } from 'node:child_process';
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import { closeSync, ftruncateSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { parseArgs } from 'node:util';
 import { Backend } from './lib/backends.mjs';
 import { machine, ROOT, run, VDUSE, versions } from './lib/machine.mjs';
+import { createFolder, parseOptionsHere } from './lib/options.mjs';
 import { table } from './lib/table.mjs';
 
-const { values: options } = parseArgs({
-  options: {
-    json: { type: 'boolean', default: false },
-    quick: { type: 'boolean', default: false },
-    first: { type: 'boolean', default: false },
-    dir: { type: 'string', default: '/var/tmp' },
-  },
-});
+const options = parseOptionsHere();
 
 const REQUESTS = options.quick ? 200_000 : 4_000_000;
 const WARM_REQUESTS = 400_000;
@@ -24,10 +17,9 @@ const SIZE = 3 * 2 ** 30;
 /** Writes fill the file, which is the disk's work: few blocks are enough. */
 const WRITTEN = 2 ** 26;
 
-const folder = mkdtempSync(join(options.dir, 'vduse-bench-'));
+const folder = createFolder(options);
 const image = join(folder, 'disk.img');
 const socket = join(folder, 's');
-process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 const fd = openSync(image, 'w');
 ftruncateSync(fd, SIZE);
 closeSync(fd);

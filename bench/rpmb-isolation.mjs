@@ -1,25 +1,18 @@
 // `tools/bench rpmb-isolation`: a disk in the same process as an RPMB, while that one writes
 // to a store that takes 5 ms for each step, and while it is idle.
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { parseArgs } from 'node:util';
 import { Backend, pinned } from './lib/backends.mjs';
 import { machine, ROOT, run, versions } from './lib/machine.mjs';
+import { createFolder, parseOptionsHere } from './lib/options.mjs';
 import { makeState } from './lib/rpmb.mjs';
 import { median, table } from './lib/table.mjs';
 
-const { values: options } = parseArgs({
-  options: {
-    json: { type: 'boolean', default: false },
-    quick: { type: 'boolean', default: false },
-    first: { type: 'boolean', default: false },
-    dir: { type: 'string', default: '/var/tmp' },
-    rounds: { type: 'string' },
-    seconds: { type: 'string' },
-  },
+const options = parseOptionsHere({
+  rounds: { type: 'string' },
+  seconds: { type: 'string' },
 });
 
 const rounds = Number(options.rounds ?? (options.quick ? 2 : 11));
@@ -27,9 +20,7 @@ const seconds = Number(options.seconds ?? (options.quick ? 0.5 : 1));
 const SIZE = 256 << 20;
 const DEPTHS = [1, 32];
 
-const folder = mkdtempSync(join(options.dir, 'vduse-bench-'));
-process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
-for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1));
+const folder = createFolder(options);
 const path = (name) => join(folder, name);
 run('dd', ['if=/dev/zero', `of=${path('disk')}`, 'bs=4k', `count=${SIZE / 4096}`, 'status=none']);
 makeState(path('state'));

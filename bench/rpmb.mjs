@@ -1,13 +1,13 @@
 // `tools/bench rpmb`: durable writes over the socket and offline, against what the file system
 // itself does, and frames read; all taking turns.
-import { closeSync, fdatasyncSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, fdatasyncSync, openSync, writeSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { native } from '../dist/native/index.js';
 import { openOffline } from '../dist/rpmb/index.js';
 import { Backend, pinned } from './lib/backends.mjs';
 import { machine, ROOT, run, VDUSE, versions } from './lib/machine.mjs';
+import { createFolder, parseOptionsHere } from './lib/options.mjs';
 import {
   connect,
   drivenWritesPerSecond,
@@ -17,15 +17,9 @@ import {
 } from './lib/rpmb.mjs';
 import { median, table } from './lib/table.mjs';
 
-const { values: options } = parseArgs({
-  options: {
-    json: { type: 'boolean', default: false },
-    quick: { type: 'boolean', default: false },
-    first: { type: 'boolean', default: false },
-    dir: { type: 'string', default: '/var/tmp' },
-    rounds: { type: 'string' },
-    seconds: { type: 'string' },
-  },
+const options = parseOptionsHere({
+  rounds: { type: 'string' },
+  seconds: { type: 'string' },
 });
 
 const rounds = Number(options.rounds ?? (options.quick ? 2 : 7));
@@ -50,9 +44,7 @@ if (fileSystem === 'tmpfs' || fileSystem === 'ramfs') {
   process.exit(64);
 }
 
-const folder = mkdtempSync(join(options.dir, 'vduse-bench-'));
-process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
-for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1));
+const folder = createFolder(options);
 const socket = join(folder, 's');
 const served = join(folder, 'served.rpmb');
 const offline = join(folder, 'offline.rpmb');

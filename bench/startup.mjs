@@ -1,25 +1,17 @@
 // `tools/bench startup`: from the command to a socket that answers, against qemu-storage-daemon.
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import { closeSync, ftruncateSync, openSync } from 'node:fs';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { VhostUserFrontend } from '../dist/frontend/index.js';
 import { Backend, CONTESTANTS } from './lib/backends.mjs';
 import { machine, versions } from './lib/machine.mjs';
+import { createFolder, parseOptionsHere } from './lib/options.mjs';
 import { anonymousKiB, cpuSeconds } from './lib/process.mjs';
 import { median, table } from './lib/table.mjs';
 
-const { values: options } = parseArgs({
-  options: {
-    json: { type: 'boolean', default: false },
-    quick: { type: 'boolean', default: false },
-    first: { type: 'boolean', default: false },
-    dir: { type: 'string', default: '/var/tmp' },
-  },
-});
+const options = parseOptionsHere();
 
 const ROUNDS = options.quick ? 2 : 10;
-const folder = mkdtempSync(join(options.dir, 'vduse-bench-'));
-process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+const folder = createFolder(options);
 const image = join(folder, 'disk.img');
 const socket = join(folder, 's');
 const fd = openSync(image, 'w');

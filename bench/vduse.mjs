@@ -1,16 +1,12 @@
 // `tools/bench vduse`: disks over VDUSE on stock kernels, in the test machine, where time is counted
 // in instructions: only ratios within one boot mean anything.
 import { spawnSync } from 'node:child_process';
-import { parseArgs } from 'node:util';
 import { machine, ROOT, versions } from './lib/machine.mjs';
+import { parseOptions } from './lib/options.mjs';
 import { table } from './lib/table.mjs';
 
-const { values: options } = parseArgs({
-  options: {
-    json: { type: 'boolean', default: false },
-    quick: { type: 'boolean', default: false },
-    kernel: { type: 'string', default: '6.12,7.2' },
-  },
+const options = parseOptions({
+  kernel: { type: 'string', default: '6.12,7.2' },
 });
 
 const rows = [];

@@ -1,29 +1,24 @@
 // `tools/bench vhost-user`: this program, qemu-storage-daemon and the design in C, one after the
 // other, again and again, on the same image under the same load.
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { parseArgs } from 'node:util';
 import { Backend, CONTESTANTS, pinned } from './lib/backends.mjs';
 import { machine, ROOT, run, versions } from './lib/machine.mjs';
+import { createFolder, parseOptionsHere } from './lib/options.mjs';
 import { median, table } from './lib/table.mjs';
 
-const { values: options } = parseArgs({
-  options: {
-    json: { type: 'boolean', default: false },
-    quick: { type: 'boolean', default: false },
-    first: { type: 'boolean', default: false },
-    dir: { type: 'string', default: '/var/tmp' },
-    rounds: { type: 'string' },
-    seconds: { type: 'string' },
-    only: { type: 'string' },
-    depths: { type: 'string' },
-    ops: { type: 'string', default: 'read,write' },
-    cache: { type: 'string', default: 'cached,direct' },
-    against: { type: 'string' },
-  },
+const options = parseOptionsHere({
+  rounds: { type: 'string' },
+  seconds: { type: 'string' },
+  only: { type: 'string' },
+  depths: { type: 'string' },
+  ops: { type: 'string', default: 'read,write' },
+  cache: { type: 'string', default: 'cached,direct' },
+  against: { type: 'string' },
+  packed: { type: 'boolean', default: false },
 });
 
 const SIZE = 2 ** 30;
@@ -35,12 +30,10 @@ const ops = options.ops.split(',');
 const caches = options.cache.split(',');
 const alone = availableParallelism() < 2;
 
-const folder = mkdtempSync(join(options.dir, 'vduse-bench-'));
+const folder = createFolder(options);
 const image = join(folder, 'disk.img');
 const socket = join(folder, 's');
 const floor = join(folder, 'floor');
-process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
-for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1));
 
 const FLAGS = ['-O2', '-o', floor, join(ROOT, 'bench/floor/floor.c'), '-lpthread'];
 run('cc', FLAGS);
@@ -49,6 +42,7 @@ const contestants = { ...CONTESTANTS };
 if (options.against !== undefined) {
   contestants.against = (o) => CONTESTANTS.ours({ ...o, program: options.against });
 }
+if (options.packed) contestants.packed = CONTESTANTS.ours;
 const names = options.only?.split(',') ?? Object.keys(contestants);
 
 function command(name, direct) {
@@ -67,6 +61,7 @@ async function measure(name, direct, op) {
     join(ROOT, 'bench/lib/client.mjs'),
     socket,
     String(backend.pid),
+    name === 'packed' ? 'packed' : 'split',
   ];
   const child = spawn(client[0], client.slice(1), { stdio: ['pipe', 'pipe', 'inherit'] });
   try {
@@ -150,6 +145,8 @@ for (const cache of caches) {
         cpuToFloor: ratio('floor', 'cpuUs'),
         iopsToAgainst: ratio('against', 'iops'),
         cpuToAgainst: ratio('against', 'cpuUs'),
+        iopsToPacked: ratio('packed', 'iops'),
+        cpuToPacked: ratio('packed', 'cpuUs'),
       });
     }
   }
@@ -176,7 +173,10 @@ else {
   console.log(`${result.load}; ${result.pinned}`);
   for (const [name, line] of Object.entries(result.commands)) console.log(`${name}: ${line}`);
   console.log();
-  const last = names.includes('against') ? ['IOPS ÷ against', 'CPU ÷ against'] : [];
+  const further = [
+    ['against', 'iopsToAgainst', 'cpuToAgainst'],
+    ['packed', 'iopsToPacked', 'cpuToPacked'],
+  ].filter(([name]) => names.includes(name));
   table(
     [
       'cache',
@@ -187,7 +187,7 @@ else {
       'CPU ÷ ref',
       'IOPS ÷ C',
       'CPU ÷ C',
-      ...last,
+      ...further.flatMap(([name]) => [`IOPS ÷ ${name}`, `CPU ÷ ${name}`]),
     ],
     rows.map((row) => [
       row.cache,
@@ -203,7 +203,7 @@ else {
       row.cpuRatio,
       row.iopsToFloor,
       row.cpuToFloor,
-      ...(last.length > 0 ? [row.iopsToAgainst, row.cpuToAgainst] : []),
+      ...further.flatMap(([, iops, cpu]) => [row[iops], row[cpu]]),
     ]),
   );
 }

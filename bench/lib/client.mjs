@@ -1,5 +1,5 @@
-// The load, in a process of its own: `client.mjs SOCKET BACKEND_PID`, then one JSON object a line on
-// standard input, each a run, and one line of results for each on standard output. Processor time
+// The load, in a process of its own: `client.mjs SOCKET BACKEND_PID [packed]`, then one JSON object a line
+// on standard input, each a run, and one line of results for each on standard output. Processor time
 // is read right before and behind a run.
 import { createInterface } from 'node:readline';
 import { runBlockLoad, VhostUserFrontend } from '../../dist/frontend/index.js';
@@ -9,9 +9,13 @@ const QUEUE_SIZE = 256;
 const BLOCK_SIZE = 1n << 6n;
 const FLUSH = 1n << 9n;
 
-const [, , path, pid] = process.argv;
+const [, , path, pid, ring] = process.argv;
 const frontend = await VhostUserFrontend.connect({ path });
-const [queue] = await frontend.start({ queueSize: QUEUE_SIZE, features: BLOCK_SIZE | FLUSH });
+const [queue] = await frontend.start({
+  queueSize: QUEUE_SIZE,
+  packed: ring === 'packed',
+  features: BLOCK_SIZE | FLUSH,
+});
 
 let seed = 1;
 for await (const line of createInterface({ input: process.stdin })) {
