@@ -119,7 +119,8 @@ export class UringEngine extends IoEngine {
   ready(): boolean {
     const words = this.#ringWords;
     if (Atomics.load(words, this.#cqTailAt) !== words[this.#cqHeadAt]!) return true;
-    // Completions wait in the kernel until it is entered (DEFER_TASKRUN, a full queue).
+    // Completions wait in the kernel until it is entered (DEFER_TASKRUN, a full queue). TASKRUN is set
+    // after the work was added: if that was done in between, the flag stays until there is more.
     return (words[this.#sqFlagsAt]! & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) !== 0;
   }
 
@@ -132,7 +133,9 @@ export class UringEngine extends IoEngine {
 
   protected enter(timeoutUs: number, onEvent: EventHandler): void {
     this.#onEvent = onEvent;
-    this.#enterKernel(timeoutUs === 0 || this.ready() ? 0 : 1, timeoutUs);
+    // Not what `ready` says: its flags can be set with nothing behind them, and the kernel waits for
+    // no completion that is there already.
+    this.#enterKernel(timeoutUs === 0 ? 0 : 1, timeoutUs);
     this.#reap();
   }
 

@@ -1,7 +1,7 @@
 import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { IoFlag, IoKind, native } from '../../lib/native/index.ts';
+import { type Addon, IoFlag, IoKind, native } from '../../lib/native/index.ts';
 import { PoolEngine } from '../../lib/reactor/pool-engine.ts';
 import { UringEngine } from '../../lib/reactor/uring-engine.ts';
 
@@ -38,3 +38,43 @@ for (const [name, open] of Object.entries(ENGINES)) {
     t.end();
   });
 }
+
+/** The addon, with the flags word of the last ring it made, and how often the kernel was entered. */
+function watchedAddon(): { addon: Addon; flags(): Uint32Array; enters: number } {
+  let flagsAt = 0;
+  let memory = new ArrayBuffer(0);
+  const watched = { addon: native, flags: () => new Uint32Array(memory, flagsAt, 1), enters: 0 };
+  watched.addon = Object.assign(Object.create(native), {
+    ioUringSetup(...args: Parameters<Addon['ioUringSetup']>) {
+      const ring = native.ioUringSetup(...args);
+      flagsAt = ring.sqOff[4]!;
+      return ring;
+    },
+    mmap(...args: Parameters<Addon['mmap']>) {
+      const mapping = native.mmap(...args);
+      if (memory.byteLength === 0) memory = mapping.buffer;
+      return mapping;
+    },
+    ioUringEnter(...args: Parameters<Addon['ioUringEnter']>) {
+      watched.enters++;
+      return native.ioUringEnter(...args);
+    },
+  });
+  return watched;
+}
+
+t.test('io_uring: sleeps though the ring says that completions wait in the kernel', (t) => {
+  // The kernel sets IORING_SQ_TASKRUN behind the work it tells of: it may have been done by then.
+  const IORING_SQ_TASKRUN = 1 << 2;
+  const watched = watchedAddon();
+  const engine = new UringEngine(watched.addon, 'auto');
+  t.teardown(() => engine.close());
+  engine.wait(0, () => {});
+  Atomics.or(watched.flags(), 0, IORING_SQ_TASKRUN);
+  watched.enters = 0;
+  const began = performance.now();
+  t.notOk(engine.wait(50_000, () => {}), 'nothing happened');
+  t.ok(performance.now() - began > 45, 'it slept all the time');
+  t.equal(watched.enters, 1);
+  t.end();
+});
