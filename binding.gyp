@@ -10,6 +10,7 @@
         "native/errors.cc",
         "native/fd.cc",
         "native/file.cc",
+        "native/interrupt.cc",
         "native/io.cc",
         "native/io-pool.cc",
         "native/keys.cc",

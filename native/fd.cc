@@ -9,6 +9,7 @@
 #include "args.h"
 #include "exports.h"
 #include "handle.h"
+#include "interrupt.h"
 
 namespace vduse {
 
@@ -76,9 +77,9 @@ napi_value eventfdSignal(napi_env env, napi_callback_info raw) {
   int fd;
   if (!takeFd(env, args[0], "fd", &fd)) return nullptr;
   const uint64_t one = 1;
-  while (::write(fd, &one, sizeof one) < 0) {
-    if (errno == EAGAIN) break;
-    if (errno == EINTR) continue;
+  // A peer can have made its eventfd blocking, and filled it.
+  limitWait();
+  if (::write(fd, &one, sizeof one) < 0 && errno != EAGAIN) {
     return guarded(env, []() -> napi_value { failed("write"); });
   }
   return nullptr;

@@ -9,6 +9,7 @@
 
 #include "args.h"
 #include "exports.h"
+#include "interrupt.h"
 #include "io-row.h"
 #include "io.h"
 #include "signals.h"
@@ -143,16 +144,15 @@ napi_value ioRun(napi_env env, napi_callback_info raw) {
 
 void sendSignals(int32_t* triples, size_t count) {
   const uint64_t one = 1;
+  // A peer can have made its eventfd blocking, and filled it.
+  if (count > 0) limitWait();
   for (size_t i = 0; i < count; i++) {
     int32_t* triple = triples + i * 3;
     const auto index = static_cast<uint32_t>(triple[1]);
-    int error;
-    do {
-      const bool sent = triple[1] == -1
-                            ? ::write(triple[0], &one, sizeof one) == sizeof one
-                            : ::ioctl(triple[0], uapi::VDUSE_VQ_INJECT_IRQ, &index) == 0;
-      error = sent ? 0 : errno;
-    } while (error == EINTR);
+    const bool sent = triple[1] == -1
+                          ? ::write(triple[0], &one, sizeof one) == sizeof one
+                          : ::ioctl(triple[0], uapi::VDUSE_VQ_INJECT_IRQ, &index) == 0;
+    const int error = sent ? 0 : errno;
     // A full eventfd is readable already, which is all a signal is for.
     triple[2] = triple[1] == -1 && error == EAGAIN ? 0 : error;
   }

@@ -148,7 +148,10 @@ export interface Addon {
   // --- descriptors and memory
   /** `initial` 0 … 2^32-1; always EFD_CLOEXEC | EFD_NONBLOCK. */
   eventfd(initial: number): OwnedFd;
-  /** Adds 1. EAGAIN (counter full) counts as done. */
+  /**
+   * Adds 1. EAGAIN (counter full) counts as done. EINTR: full, and made blocking by the peer that
+   * shares it; found after two seconds at most.
+   */
   eventfdSignal(fd: number): void;
   /** Returns the count; 0 when it would block, even where a peer has cleared O_NONBLOCK. */
   eventfdRead(fd: number): number;
@@ -220,7 +223,8 @@ export interface Addon {
   ioUringProbe(ring: number): number[];
   /**
    * Send `signals` (triples: fd, index or -1, errno out: 0 when sent, else positive), then
-   * io_uring_enter. index -1 writes an eventfd, else VDUSE_VQ_INJECT_IRQ. `timeoutUs` limits the
+   * io_uring_enter. index -1 writes an eventfd (errno EINTR: full and blocking, as for
+   * `eventfdSignal`), else VDUSE_VQ_INJECT_IRQ. `timeoutUs` limits the
    * wait for `minComplete` (IORING_ENTER_EXT_ARG); -1 waits for ever.
    * Returns what io_uring_enter returned: submitted entries, or -errno (EINTR, ETIME, EBUSY … are
    * the caller's to handle).

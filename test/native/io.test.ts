@@ -7,6 +7,7 @@ import {
   openSync,
   readFileSync,
   statfsSync,
+  writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
@@ -26,7 +27,7 @@ import {
 import { openFds } from './helpers.ts';
 import { TestRing } from './test-ring.ts';
 
-const [EBADF, EAGAIN, EINVAL, ETIME, EISDIR, EOPNOTSUPP] = [9, 11, 22, 62, 21, 95];
+const [EINTR, EBADF, EAGAIN, EINVAL, ETIME, EISDIR, EOPNOTSUPP] = [4, 9, 11, 22, 62, 21, 95];
 const MIB = 1 << 20;
 
 const folder = t.testdir({ file: '' });
@@ -335,4 +336,23 @@ t.test('files: allocate, lock, describe', async (t) => {
   t.throws(() => native.directIoAlignment(0x7ffffff0), { code: 'EBADF', syscall: 'statx' });
   for (const one of [fd, readOnly]) closeSync(one);
   copy.close();
+});
+
+t.test('sendSignals: an eventfd that a peer made blocking and filled is given up', async (t) => {
+  const full = native.eventfd(0);
+  const other = native.eventfd(0);
+  t.teardown(() => {
+    full.close();
+    other.close();
+  });
+  native.setNonblocking(full.fd, false);
+  writeSync(full.fd, Buffer.from('feffffffffffffff', 'hex'));
+  const signals = Int32Array.of(full.fd, -1, 0, other.fd, -1, 0);
+  native.sendSignals(signals, 2);
+  t.same([signals[2], signals[5]], [EINTR, 0], 'the others are sent');
+  t.equal(native.eventfdRead(other.fd), 1);
+  t.throws(() => native.eventfdSignal(full.fd), { code: 'EINTR', syscall: 'write' });
+  native.setNonblocking(full.fd, true);
+  native.sendSignals(signals, 1);
+  t.equal(signals[2], 0, 'full is readable, which is all a signal is for');
 });

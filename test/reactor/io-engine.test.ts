@@ -1,4 +1,4 @@
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { type Addon, IoFlag, IoKind, native } from '../../lib/native/index.ts';
@@ -6,6 +6,9 @@ import { PoolEngine } from '../../lib/reactor/pool-engine.ts';
 import { UringEngine } from '../../lib/reactor/uring-engine.ts';
 
 const NOTHING = { offset: 0, length: 0 };
+
+/** The highest count of an eventfd. */
+const FULL = new Uint8Array(new BigUint64Array([2n ** 64n - 2n]).buffer);
 
 const ENGINES = {
   io_uring: () => new UringEngine(native, 'auto'),
@@ -35,6 +38,27 @@ for (const [name, open] of Object.entries(ENGINES)) {
     t.equal(engine.inFlight, 1, 'handed out');
     while (engine.inFlight > 0) engine.wait(-1, () => {});
     t.same(ended.at(-1), [2, 0]);
+    t.end();
+  });
+}
+
+const EINTR = 4;
+
+for (const [name, open] of Object.entries(ENGINES)) {
+  t.test(`${name}: a driver that makes its eventfd full and blocking is given up`, (t) => {
+    const engine = open();
+    const full = native.eventfd(0);
+    t.teardown(() => {
+      engine.close();
+      full.close();
+    });
+    native.setNonblocking(full.fd, false);
+    writeSync(full.fd, FULL);
+    const refused: number[][] = [];
+    engine.onSignalRefused = (...all) => refused.push(all);
+    engine.signal(full.fd, -1);
+    engine.wait(0, () => {});
+    t.same(refused, [[full.fd, -1, EINTR]]);
     t.end();
   });
 }
@@ -73,7 +97,10 @@ t.test('io_uring: sleeps though the ring says that completions wait in the kerne
   Atomics.or(watched.flags(), 0, IORING_SQ_TASKRUN);
   watched.enters = 0;
   const began = performance.now();
-  t.notOk(engine.wait(50_000, () => {}), 'nothing happened');
+  t.notOk(
+    engine.wait(50_000, () => {}),
+    'nothing happened',
+  );
   t.ok(performance.now() - began > 45, 'it slept all the time');
   t.equal(watched.enters, 1);
   t.end();

@@ -375,7 +375,12 @@ export class Session {
 
   #tellBroken(index: number): void {
     const fd = this.#rings[index]?.error?.fd;
-    if (fd !== undefined) this.#addon.eventfdSignal(fd);
+    if (fd === undefined) return;
+    try {
+      this.#addon.eventfdSignal(fd);
+    } catch {
+      // Filled and made blocking by the front end: it does not want to know.
+    }
   }
 }
 

@@ -1,3 +1,4 @@
+import { writeSync } from 'node:fs';
 import t, { type Test } from 'tap';
 import { native, type OwnedFd } from '../../../lib/native/index.ts';
 import { Feature, SplitDriver } from '../../../lib/virtio/index.ts';
@@ -288,6 +289,9 @@ t.test('rings without kick or call descriptor', async (t) => {
     1,
     'a broken ring is told of through its error descriptor',
   );
+  native.setNonblocking(broken.fd, false);
+  writeSync(broken.fd, new Uint8Array(new BigUint64Array([2n ** 64n - 2n]).buffer));
+  t.doesNotThrow(() => backend.onQueueBroken?.(0), 'the front end made it full and blocking');
   await finish();
 });
 
