@@ -22,7 +22,7 @@ import {
 import { signFrames, verifyFrames } from './mac.ts';
 import {
   type Conditions,
-  oneBlock,
+  isOneBlock,
   type Profile,
   type Request,
   RULES,
@@ -185,8 +185,7 @@ export class RpmbDevice implements Conditions {
     // virtio 1.3 §5.12.6.1.5, and the same: it would be told of a change that it failed.
     if (resultReadAt !== undefined) {
       const blockCount = blockCountOf(this.request, resultReadAt);
-      const result = oneBlock({ ...request, blockCount }, this);
-      if (result !== Result.Ok) return result;
+      if (!isOneBlock(blockCount, this.profile)) return Result.GeneralFailure;
     }
     for (const check of this.#rule.checks) {
       const result = check(request, this);

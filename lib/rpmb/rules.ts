@@ -81,10 +81,12 @@ const keyProgrammed: Check = (_request, { programmed }) =>
 const keyUnprogrammed: Check = (_request, { programmed }) =>
   programmed ? Result.WriteFailure : Result.Ok;
 
-export const oneBlock: Check = ({ blockCount }, { profile }) =>
-  blockCount === 1 || (blockCount === 0 && profile.zeroBlockCount)
-    ? Result.Ok
-    : Result.GeneralFailure;
+export function isOneBlock(blockCount: number, profile: Profile): boolean {
+  return blockCount === 1 || (blockCount === 0 && profile.zeroBlockCount);
+}
+
+const oneBlock: Check = ({ blockCount }, { profile }) =>
+  isOneBlock(blockCount, profile) ? Result.Ok : Result.GeneralFailure;
 
 /** Anything behind the one frame is a request that nobody asked this way. */
 const oneFrame: Check = ({ frames }) => (frames === 1 ? Result.Ok : Result.GeneralFailure);

@@ -185,7 +185,8 @@ export class RpmbState implements StoreSink {
     const storedKey = key === undefined ? this.#storedKey() : this.#storedForm(key);
     this.#begin(Step.Slot, done);
     this.#newKey = key;
-    this.#next = { ...change, sequence: this.#live.sequence + 1, storedKey };
+    const { counter, address, blockCount } = change;
+    this.#next = { sequence: this.#live.sequence + 1, counter, address, blockCount, storedKey };
     this.#writeSlot(this.#next);
   }
 
