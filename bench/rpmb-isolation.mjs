@@ -8,7 +8,7 @@ import { Backend, pinned } from './lib/backends.mjs';
 import { machine, ROOT, run, versions } from './lib/machine.mjs';
 import { createFolder, parseOptionsHere } from './lib/options.mjs';
 import { makeState } from './lib/rpmb.mjs';
-import { median, table } from './lib/table.mjs';
+import { median, printRun, table } from './lib/table.mjs';
 
 const options = parseOptionsHere({
   rounds: { type: 'string' },
@@ -99,12 +99,7 @@ const result = {
 };
 if (options.json) console.log(JSON.stringify(result));
 else {
-  const { machine: m, versions: v } = result;
-  console.log(
-    `${m.cpu}, ${m.cpus} CPUs, Linux ${m.kernel}, ${m.fileSystem}, load ${m.load.toFixed(1)}, ${m.date}`,
-  );
-  console.log(`${v.vduse}; ${v.commit}; ${v.node}`);
-  console.log(`${result.load}\nours: ${result.commands.ours}\n`);
+  printRun(result);
   table(
     ['QD', 'IOPS, RPMB idle', 'IOPS, RPMB writing', 'ratio', 'RPMB writes a second'],
     rows.map((row) => [

@@ -15,7 +15,7 @@ import {
   makeState,
   writesPerSecond,
 } from './lib/rpmb.mjs';
-import { median, table } from './lib/table.mjs';
+import { median, printRun, table } from './lib/table.mjs';
 
 const options = parseOptionsHere({
   rounds: { type: 'string' },
@@ -132,12 +132,7 @@ const result = {
 };
 if (options.json) console.log(JSON.stringify(result));
 else {
-  const { machine: m, versions: v } = result;
-  console.log(
-    `${m.cpu}, ${m.cpus} CPUs, Linux ${m.kernel}, ${m.fileSystem}, load ${m.load.toFixed(1)}, ${m.date}`,
-  );
-  console.log(`${v.vduse}; ${v.commit}; ${v.node}`);
-  console.log(`${result.load}\nours: ${result.commands.ours}\n`);
+  printRun(result);
   table(
     ['what', 'a second', '÷ raw'],
     rows.map(({ name, perSecond, ofRaw }) => [name, Math.round(perSecond), ofRaw]),

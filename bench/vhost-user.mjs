@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline';
 import { Backend, CONTESTANTS, pinned } from './lib/backends.mjs';
 import { machine, ROOT, run, versions } from './lib/machine.mjs';
 import { createFolder, parseOptionsHere } from './lib/options.mjs';
-import { median, table } from './lib/table.mjs';
+import { median, printRun, table } from './lib/table.mjs';
 
 const options = parseOptionsHere({
   rounds: { type: 'string' },
@@ -166,13 +166,7 @@ const result = {
 
 if (options.json) console.log(JSON.stringify(result));
 else {
-  console.log(
-    `\n${result.machine.cpu}, ${result.machine.cpus} CPUs, Linux ${result.machine.kernel}, ${result.machine.fileSystem}, load ${result.machine.load.toFixed(1)}, ${result.machine.date}`,
-  );
-  console.log(Object.values(result.versions).join('; '));
-  console.log(`${result.load}; ${result.pinned}`);
-  for (const [name, line] of Object.entries(result.commands)) console.log(`${name}: ${line}`);
-  console.log();
+  printRun(result);
   const further = [
     ['against', 'iopsToAgainst', 'cpuToAgainst'],
     ['packed', 'iopsToPacked', 'cpuToPacked'],

@@ -26,3 +26,14 @@ export function median(values) {
   const middle = sorted.length >> 1;
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
+
+/** What was run, where and how, of a result as `--json` prints it. */
+export function printRun({ machine: m, versions, load, pinned, commands }) {
+  console.log(
+    `${m.cpu}, ${m.cpus} CPUs, Linux ${m.kernel}, ${m.fileSystem}, load ${m.load.toFixed(1)}, ${m.date}`,
+  );
+  console.log(Object.values(versions).join('; '));
+  console.log(pinned === undefined ? load : `${load}; ${pinned}`);
+  for (const [name, line] of Object.entries(commands)) console.log(`${name}: ${line}`);
+  console.log();
+}
