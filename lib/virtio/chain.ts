@@ -5,6 +5,9 @@ export const MAX_CHAIN = 1024;
 /** The most segments, however many regions its descriptors cross. */
 export const MAX_SEGMENTS = 4 * MAX_CHAIN;
 
+/** Segments there is room for before the record grows. */
+const FEW_SEGMENTS = 128;
+
 /**
  * The scratch record of one descriptor chain: its segments in order, readable ones first. A
  * descriptor that crosses two memory regions becomes two segments; one of length zero becomes none.
@@ -23,9 +26,9 @@ export class Chain {
   writableBytes = 0;
   readonly regions: MemoryRegion[] = [];
   /** Offset of each segment in its region. */
-  readonly offsets: number[] = [];
+  offsets = new Uint32Array(FEW_SEGMENTS);
   /** Bytes in each segment, never 0. */
-  readonly lengths: number[] = [];
+  lengths = new Uint32Array(FEW_SEGMENTS);
 
   reset(head: number): void {
     this.head = head;
@@ -38,6 +41,7 @@ export class Chain {
   /** Add a segment; all readable ones before the first writable one. */
   add(region: MemoryRegion, offset: number, length: number, writable: boolean): void {
     const index = this.count++;
+    if (index === this.offsets.length) this.#grow();
     this.regions[index] = region;
     this.offsets[index] = offset;
     this.lengths[index] = length;
@@ -47,6 +51,14 @@ export class Chain {
       this.readable = this.count;
       this.readableBytes += length;
     }
+  }
+
+  #grow(): void {
+    const { offsets, lengths } = this;
+    this.offsets = new Uint32Array(2 * offsets.length);
+    this.offsets.set(offsets);
+    this.lengths = new Uint32Array(2 * lengths.length);
+    this.lengths.set(lengths);
   }
 
   /** Copy `length` bytes from byte `from` of the readable part into `into` at `at`; returns bytes copied. */

@@ -35,13 +35,32 @@ export class GuestMemory {
     return this.#regions;
   }
 
+  /** The region that was found last, which most lookups are for. */
+  get last(): MemoryRegion | undefined {
+    return this.#last;
+  }
+
   /** The region that holds `address`, or undefined. Throws what `resolve` throws. */
   find(address: number): MemoryRegion | undefined {
     const last = this.#last;
     if (last !== undefined && address >= last.start && address - last.start < last.length) {
       return last;
     }
-    return this.#search(address);
+    return this.search(address) ?? this.#resolved(address);
+  }
+
+  /** The region that holds `address` among those that are here: asks nobody and throws nothing. */
+  search(address: number): MemoryRegion | undefined {
+    let low = 0;
+    let high = this.#regions.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      const region = this.#regions[middle]!;
+      if (address < region.start) high = middle;
+      else if (address - region.start >= region.length) low = middle + 1;
+      else return (this.#last = region);
+    }
+    return undefined;
   }
 
   /** Add a region. Throws a RangeError when it overlaps another or its numbers make no sense. */
@@ -84,16 +103,7 @@ export class GuestMemory {
     return all;
   }
 
-  #search(address: number): MemoryRegion | undefined {
-    let low = 0;
-    let high = this.#regions.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      const region = this.#regions[middle]!;
-      if (address < region.start) high = middle;
-      else if (address - region.start >= region.length) low = middle + 1;
-      else return (this.#last = region);
-    }
+  #resolved(address: number): MemoryRegion | undefined {
     const resolved = this.#resolve?.(address);
     if (resolved !== undefined) {
       if (address < resolved.start || address - resolved.start >= resolved.length) {

@@ -34,6 +34,7 @@ export class SplitQueue implements Virtqueue {
   readonly size: number;
   readonly #mask: number;
   readonly #eventIndex: boolean;
+  readonly #indirect: boolean;
   readonly #walker: ChainWalker;
 
   readonly #desc: Uint32Array;
@@ -96,6 +97,7 @@ export class SplitQueue implements Virtqueue {
     this.size = size;
     this.#mask = size - 1;
     this.#eventIndex = layout.eventIndex;
+    this.#indirect = layout.indirect;
     this.#walker = new ChainWalker(memory, layout.indirect, false);
     this.#desc = words32(desc, DESC_WORDS * size);
     this.#avail = words16(avail, RING + size + 1);
@@ -203,6 +205,9 @@ export class SplitQueue implements Virtqueue {
       this.#break('memory-vanished', -1, this.#nextAvail);
       return false;
     }
+    // Mostly asked when all was taken: a plain load says so, and `enableKicks` asks again before a
+    // sleep. The entries are read after the atomic one.
+    if (this.#avail[INDEX] === this.#nextAvail) return false;
     const index = Atomics.load(this.#avail, INDEX);
     const ahead = (index - this.#nextAvail) & 0xffff;
     if (ahead === 0) return false;
@@ -219,6 +224,8 @@ export class SplitQueue implements Virtqueue {
     const walker = this.#walker;
     const desc = this.#desc;
     walker.begin(chain, head);
+    // Where tables are allowed, nearly every chain is one.
+    if (!this.#indirect && walker.addPlain(chain, desc, 0, this.size, head)) return;
     let index = head;
     // A chain in the table can't have more descriptors than the table (§2.7.5): ends every loop.
     for (let left = this.size; left > 0; left--) {

@@ -1,6 +1,6 @@
 import { type Chain, MAX_CHAIN, MAX_SEGMENTS } from './chain.ts';
 import { Access, type GuestMemory, type MemoryRegion } from './guest-memory.ts';
-import { DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, RingFault } from './ring.ts';
+import { DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WORDS, DESC_WRITE, RingFault } from './ring.ts';
 import type { FaultReason } from './virtqueue.ts';
 
 const TWO_32 = 2 ** 32;
@@ -41,6 +41,66 @@ export class ChainWalker {
     this.#writable = false;
   }
 
+  /**
+   * Add the whole chain that begins with descriptor `index` of the split table at word `base`, if it is
+   * like nearly all: buffers that are not empty, each in one region, readable ones first, as many as
+   * the record has room for. False otherwise: then the chain is as it was, and what follows reads the
+   * descriptors anew and says what is wrong. One loop that calls nothing: V8 keeps it all in registers.
+   */
+  addPlain(
+    chain: Chain,
+    words: Uint32Array,
+    base: number,
+    entries: number,
+    index: number,
+  ): boolean {
+    let region = this.#memory.last;
+    if (region === undefined || chain.count !== 0) return false;
+    const { regions, offsets, lengths } = chain;
+    let count = 0;
+    let readable = 0;
+    let readableBytes = 0;
+    let writableBytes = 0;
+    for (;;) {
+      if (index >= entries || count === offsets.length || count === MAX_CHAIN) return false;
+      const at = base + (index & 0xffff) * DESC_WORDS;
+      const last = words[at + LAST];
+      if (last === undefined || (last & DESC_INDIRECT) !== 0) return false;
+      const address = words[at + 1]! * TWO_32 + words[at]!;
+      const length = words[at + 2]!;
+      let offset = address - region.start;
+      // An address beyond 2^53 was rounded, to one that is outside all the same.
+      if (offset < 0 || offset >= region.length) {
+        region = this.#memory.search(address);
+        if (region === undefined) return false;
+        offset = address - region.start;
+      }
+      // Offsets have 32 bits, as a region has at most 2^32 bytes: as integers they are quicker.
+      const from = offset >>> 0;
+      if (length === 0 || length > region.length - from) return false;
+      if ((last & DESC_WRITE) !== 0) {
+        if ((region.access & Access.Write) === 0) return false;
+        writableBytes += length;
+      } else {
+        if (readable !== count || (region.access & Access.Read) === 0) return false;
+        readable++;
+        readableBytes += length;
+      }
+      // Mostly the same as before, and a reference costs more to store than to compare.
+      if (regions[count] !== region) regions[count] = region;
+      offsets[count] = from;
+      lengths[count] = length;
+      count++;
+      if ((last & DESC_NEXT) === 0) break;
+      index = last >>> 16;
+    }
+    chain.count = count;
+    chain.readable = readable;
+    chain.readableBytes = readableBytes;
+    chain.writableBytes = writableBytes;
+    return true;
+  }
+
   /** Add the descriptor at word `at` of the ring, whose `flags` were read: its buffer or its table. */
   add(chain: Chain, words: Uint32Array, at: number, flags: number): void {
     if ((flags & DESC_INDIRECT) === 0) {
@@ -69,6 +129,7 @@ export class ChainWalker {
     // The table may stand anywhere: read it in place where that is possible.
     const inPlace = length <= region.length - offset && (offset & 3) === 0;
     const base = offset >>> 2;
+    if (inPlace && !this.#packed && this.addPlain(chain, region.u32, base, entries, 0)) return;
     let index = 0;
     for (;;) {
       let words = region.u32;
@@ -118,7 +179,8 @@ export class ChainWalker {
       }
       // Hostile memory regions may be tiny: so many segments are enough for anybody.
       if (chain.count === MAX_SEGMENTS) throw new RingFault('chain-too-long', chain.count);
-      const offset = address - region.start;
+      // A region has at most 2^32 bytes, so 32 bits of the difference are all of it: integers.
+      const offset = (address - region.start) >>> 0;
       const here = region.length - offset;
       if (left <= here) {
         chain.add(region, offset, left, writable);

@@ -176,6 +176,24 @@ for (const { name, rig: build } of kinds) {
     }
   });
 
+  t.test(`${name}: a record that has grown takes no longer chains`, async (t) => {
+    const rig = build();
+    for (let i = 0; i < 2000; i++) rig.mock.memory.add(rig.mock.create(0x10_0000 + i, 1));
+    rig.driver.add([{ address: 0x10_0000, length: 2000 }], []);
+    take(rig);
+    t.equal(rig.chain.count, 2000);
+    rig.queue.complete(rig.chain.head, 0);
+    const table = rig.mock.add(0x40_0000, 0x1_0000);
+    const inTable = Array.from({ length: 1025 }, (_, i) => i + 1);
+    for (const next of inTable) {
+      const flags = next < 1025 ? NEXT : 0;
+      const last = name.startsWith('packed') ? 0 : flags | (next << 16);
+      table.u32.set([0x40_0000, 0, 16, last], (next - 1) * 4);
+    }
+    offer(rig, [{ address: 0x40_0000, length: 1025 * 16, flags: INDIRECT }]);
+    breaks(t, rig, 'chain-too-long', 1024);
+  });
+
   t.test(`${name}: thousands of one-byte regions bound the segments of a chain`, async (t) => {
     const rig = build();
     for (let i = 0; i < 5000; i++) rig.mock.memory.add(rig.mock.create(0x10_0000 + i, 1));

@@ -464,7 +464,7 @@ t.test('virtio 1.3 §2.7.13.1: a direct chain may use the whole table, in any or
   rig.driver.offer(0);
   take(rig);
   t.same(
-    rig.chain.lengths,
+    [...rig.chain.lengths.subarray(0, rig.chain.count)],
     Array.from({ length: 16 }, (_, i) => i + 1),
   );
 });
