@@ -102,9 +102,9 @@ export class RequestParser {
     const region = chain.regions[0]!;
     const at = chain.offsets[0]!;
     // Nearly every driver gives the header a descriptor of its own, aligned.
-    if (chain.lengths[0]! >= HEADER_BYTES && at % 4 === 0) {
+    if (chain.lengths[0]! >= HEADER_BYTES && (at & 3) === 0) {
       const words = region.u32;
-      const word = at / 4;
+      const word = at >>> 2;
       type = words[word]!;
       sectorLow = words[word + 2]!;
       sectorHigh = words[word + 3]!;

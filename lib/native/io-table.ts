@@ -47,6 +47,9 @@ export const ROW = {
 
 const TWO_32 = 2 ** 32;
 
+/** No index is larger; told so, V8 need not check each sum with one for passing 2^31. */
+const MAX_INDEX = 2 ** 24 - 1;
+
 /** Memory that an I/O may read or write: bytes for JavaScript, their address for the kernel. */
 export interface Memory {
   readonly u8: Uint8Array;
@@ -150,7 +153,7 @@ export class IoTable {
     if (this.count === this.#rowCapacity) this.#growRows();
     const index = this.count++;
     const rows = this.#rows;
-    const at = index * ROW_WORDS;
+    const at = (index & MAX_INDEX) * ROW_WORDS;
     rows[at + ROW.kind] = kind;
     rows[at + ROW.fd] = fd;
     const { offset, length } = extent;
@@ -175,12 +178,12 @@ export class IoTable {
     if (this.#vectorCount === this.#vectorCapacity) this.#growVectors();
     const address = memory.address + offset;
     const vectors = this.#vectors;
-    const at = this.#vectorCount++ * VECTOR_WORDS;
+    const at = (this.#vectorCount++ & MAX_INDEX) * VECTOR_WORDS;
     vectors[at] = address;
     vectors[at + 1] = address / TWO_32;
     vectors[at + 2] = length;
     vectors[at + 3] = 0;
-    const count = (this.count - 1) * ROW_WORDS + ROW.vectorCount;
+    const count = ((this.count - 1) & MAX_INDEX) * ROW_WORDS + ROW.vectorCount;
     this.#rows[count] = this.#rows[count]! + 1;
   }
 

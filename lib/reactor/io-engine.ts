@@ -30,11 +30,13 @@ export abstract class IoEngine implements IoPort {
   /** Signals to send with the next kernel entry: triples fd, index (-1: eventfd), errno out. */
   protected signals = new Int32Array(3 * 64);
   protected signalCount = 0;
-  readonly #policy: IoPolicy;
+  // The policy, as comparisons of words that came from another thread are comparisons of text.
+  readonly #allAsync: boolean;
+  readonly #nowait: boolean;
   readonly #owners: (RowOwner | undefined)[] = [];
   readonly #freeOwners: number[] = [];
-  /** Files whose file system refuses RWF_NOWAIT (tmpfs): their pages are always in memory. */
-  readonly #withoutNowait = new Set<number>();
+  /** By descriptor, 1: its file system refuses RWF_NOWAIT (tmpfs), for its pages are always in memory. */
+  #withoutNowait = new Uint8Array(64);
   readonly #timers: { due: number; owner: number; token: number }[] = [];
   /** Per handed-out operation: whose it is. Slots are reused through a free list. */
   #slotOwner = new Int32Array(256);
@@ -47,7 +49,8 @@ export abstract class IoEngine implements IoPort {
 
   protected constructor(addon: Addon, policy: IoPolicy) {
     this.addon = addon;
-    this.#policy = policy;
+    this.#allAsync = policy === 'async';
+    this.#nowait = policy === 'auto';
     this.table = new IoTable(addon);
   }
 
@@ -101,7 +104,7 @@ export abstract class IoEngine implements IoPort {
 
   /** Forget what was learnt of a descriptor that is about to be closed. */
   forgetFile(fd: number): void {
-    this.#withoutNowait.delete(fd);
+    if (fd < this.#withoutNowait.length) this.#withoutNowait[fd] = 0;
   }
 
   /** Send a signal with the next kernel entry. `index` -1: add 1 to the eventfd `fd`. */
@@ -203,39 +206,52 @@ export abstract class IoEngine implements IoPort {
 
   #route(first: number, end: number): void {
     this.#routing = true;
-    let runFrom = -1;
-    for (let row = first; row < end; row++) {
-      if (this.#runsHere(row)) {
-        if (runFrom < 0) runFrom = row;
-        continue;
-      }
-      if (runFrom >= 0) this.#run(runFrom, row - runFrom);
-      runFrom = -1;
-      this.#handOut(row);
+    let row = first;
+    while (row < end) {
+      const to = this.#firstElsewhere(row, end);
+      if (to > row) this.#run(row, to);
+      if (to < end) this.#handOut(to);
+      row = to + 1;
     }
-    if (runFrom >= 0) this.#run(runFrom, end - runFrom);
-    for (let row = first; row < end; row++) {
+    for (row = first; row < end; row++) {
       if (this.table.rows[row * ROW_WORDS + ROW.user] === RAN_HERE) this.#ranHere(row);
     }
     this.#routing = false;
   }
 
-  #run(first: number, count: number): void {
-    this.addon.ioRun(this.table.rowBuffer, this.table.vectorBuffer, first, count);
+  /** Run the rows from `first` to before `end` on this thread. */
+  #run(first: number, end: number): void {
+    this.addon.ioRun(this.table.rowBuffer, this.table.vectorBuffer, first, end - first);
   }
 
-  /** Decide where a row runs; sets its rwFlags. */
-  #runsHere(row: number): boolean {
+  /** The first row that does not run on this thread, or `end`; sets the rwFlags of those before it. */
+  #firstElsewhere(first: number, end: number): number {
     const rows = this.table.rows;
-    const at = row * ROW_WORDS;
-    const kind = rows[at + ROW.kind]!;
-    if ((rows[at + ROW.flags]! & IoFlag.MayBlock) !== 0 || this.#policy === 'async') return false;
-    if (kind > IoKind.Write) return true;
-    if (kind === IoKind.Read && this.#policy === 'auto') {
-      if (!this.#withoutNowait.has(rows[at + ROW.fd]!)) rows[at + ROW.rwFlags] = RWF_NOWAIT;
-      return true;
+    let row = first;
+    for (; row < end; row++) {
+      const at = row * ROW_WORDS;
+      if ((rows[at + ROW.flags]! & IoFlag.MayBlock) !== 0 || this.#allAsync) break;
+      const kind = rows[at + ROW.kind]!;
+      if (kind === IoKind.Read) {
+        if (this.#nowait && !this.#refusesNowait(rows[at + ROW.fd]!)) {
+          rows[at + ROW.rwFlags] = RWF_NOWAIT;
+        }
+      } else if (kind === IoKind.Write && rows[at + ROW.length]! >>> 0 > SYNC_WRITE_LIMIT) break;
     }
-    return kind === IoKind.Read || rows[at + ROW.length]! >>> 0 <= SYNC_WRITE_LIMIT;
+    return row;
+  }
+
+  #refusesNowait(fd: number): boolean {
+    return fd < this.#withoutNowait.length && this.#withoutNowait[fd] !== 0;
+  }
+
+  #learnWithoutNowait(fd: number): void {
+    if (fd >= this.#withoutNowait.length) {
+      const grown = new Uint8Array(2 * fd);
+      grown.set(this.#withoutNowait);
+      this.#withoutNowait = grown;
+    }
+    this.#withoutNowait[fd] = 1;
   }
 
   #handOut(row: number): void {
@@ -260,8 +276,8 @@ export abstract class IoEngine implements IoPort {
         this.#handOut(row);
         return;
       }
-      this.#withoutNowait.add(rows[at + ROW.fd]!);
-      this.#run(row, 1);
+      this.#learnWithoutNowait(rows[at + ROW.fd]!);
+      this.#run(row, row + 1);
       at = row * ROW_WORDS;
       rows = this.table.rows;
       result = rows[at + ROW.result]!;

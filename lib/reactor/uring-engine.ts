@@ -118,7 +118,8 @@ export class UringEngine extends IoEngine {
 
   ready(): boolean {
     const words = this.#ringWords;
-    if (Atomics.load(words, this.#cqTailAt) !== words[this.#cqHeadAt]!) return true;
+    // A plain load: only a hint. The kernel looks itself before it sleeps, and `#reap` loads anew.
+    if (words[this.#cqTailAt] !== words[this.#cqHeadAt]) return true;
     // Completions wait in the kernel until it is entered (DEFER_TASKRUN, a full queue). TASKRUN is set
     // after the work was added: if that was done in between, the flag stays until there is more.
     return (words[this.#sqFlagsAt]! & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) !== 0;
@@ -215,7 +216,8 @@ export class UringEngine extends IoEngine {
       this.clearTable();
       return;
     }
-    Atomics.store(this.#ringWords, this.#sqTailAt, this.#sqTail);
+    // Published behind the entries; where none are new the kernel has seen it.
+    if (this.#unsubmitted > 0) Atomics.store(this.#ringWords, this.#sqTailAt, this.#sqTail);
     const done = this.addon.ioUringEnter(
       this.#ring.ring.fd,
       this.#unsubmitted,
@@ -240,7 +242,8 @@ export class UringEngine extends IoEngine {
   #reap(): void {
     const words = this.#ringWords;
     let head = words[this.#cqHeadAt]!;
-    while (head !== Atomics.load(words, this.#cqTailAt)) {
+    // The plain load says whether to look; what stands behind the tail is read after the atomic one.
+    while (head !== words[this.#cqTailAt] && head !== Atomics.load(words, this.#cqTailAt)) {
       const at = this.#cqesAt + (head & this.#cqMask) * CQE_WORDS;
       const user = words[at]!;
       const tag = words[at + 1]!;
