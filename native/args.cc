@@ -37,12 +37,14 @@ bool takeInteger(napi_env env, napi_value value, const char* name, double low, d
   if (napi_get_value_double(env, value, &number) != napi_ok) {
     return refuseType(env, name, "a number");
   }
-  // NaN fails the comparison too.
-  if (!(number >= low && number <= high) || number != std::trunc(number)) {
+  // NaN fails the comparison too. No std::trunc, which is a call into a library.
+  const bool inRange = number >= low && number <= high;
+  const auto integer = inRange ? static_cast<int64_t>(number) : 0;
+  if (!inRange || static_cast<double>(integer) != number) {
     return refuseRange(env, std::string(name) + " must be an integer from " + numeral(low) +
                                 " to " + numeral(high) + ", not " + numeral(number));
   }
-  *out = static_cast<int64_t>(number);
+  *out = integer;
   return true;
 }
 

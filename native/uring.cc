@@ -17,6 +17,20 @@ namespace {
 
 constexpr unsigned kMaxOpcodes = 256;
 
+/// The block of lib/native/ring-call.ts.
+struct RingCall {
+  int32_t ring;
+  uint32_t toSubmit;
+  uint32_t minComplete;
+  uint32_t flags;
+  int32_t timeoutUs;
+  uint32_t signalCount;
+  int32_t result;
+  int32_t pad;
+  int32_t signals[];
+};
+static_assert(sizeof(RingCall) == 32);
+
 Napi::Value numbers(Napi::Env env, std::initializer_list<uint32_t> values) {
   auto array = Napi::Array::New(env, values.size());
   uint32_t index = 0;
@@ -67,36 +81,31 @@ Napi::Value ioUringProbe(const Napi::CallbackInfo& info) {
 }
 
 napi_value ioUringEnter(napi_env env, napi_callback_info raw) {
-  size_t argc = 7;
-  napi_value args[7];
+  size_t argc = 1;
+  napi_value args[1];
   napi_get_cb_info(env, raw, &argc, args, nullptr, nullptr);
-  int ring;
-  int64_t toSubmit, minComplete, flags;
-  timespec time;
-  bool bounded;
-  int32_t* signals = nullptr;
-  size_t signalCount;
-  if (!takeFd(env, args[0], "ring", &ring) ||
-      !takeInteger(env, args[1], "toSubmit", 0, kMaxU32, &toSubmit) ||
-      !takeInteger(env, args[2], "minComplete", 0, kMaxU32, &minComplete) ||
-      !takeInteger(env, args[3], "flags", 0, kMaxU32, &flags) ||
-      !takeTimeout(env, args[4], &time, &bounded) ||
-      !takeSignals(env, args[5], args[6], &signals, &signalCount)) {
+  Bytes bytes;
+  if (!takeArrayBuffer(env, args[0], "call", &bytes)) return nullptr;
+  auto* call = reinterpret_cast<RingCall*>(bytes.data);
+  if (bytes.length < sizeof *call ||
+      call->signalCount > (bytes.length - sizeof *call) / (3 * sizeof(int32_t))) {
+    napi_throw_range_error(env, "ERR_OUT_OF_RANGE", "call must have room for its words and signals");
     return nullptr;
   }
-  sendSignals(signals, signalCount);
+  sendSignals(call->signals, call->signalCount);
   // struct __kernel_timespec is struct timespec where both words have 64 bits.
+  timespec time;
   static_assert(sizeof time == 16);
+  time.tv_sec = call->timeoutUs / 1000000;
+  time.tv_nsec = call->timeoutUs % 1000000 * 1000;
   io_uring_getevents_arg extra = {};
   extra.ts = reinterpret_cast<uintptr_t>(&time);
-  const bool limited = bounded && minComplete > 0;
-  const long done = ::syscall(__NR_io_uring_enter, ring, static_cast<uint32_t>(toSubmit),
-                              static_cast<uint32_t>(minComplete),
-                              static_cast<uint32_t>(flags) | (limited ? IORING_ENTER_EXT_ARG : 0),
+  const bool limited = call->timeoutUs >= 0 && call->minComplete > 0;
+  const long done = ::syscall(__NR_io_uring_enter, call->ring, call->toSubmit, call->minComplete,
+                              call->flags | (limited ? IORING_ENTER_EXT_ARG : 0),
                               limited ? &extra : nullptr, limited ? sizeof extra : 0);
-  napi_value result = nullptr;
-  napi_create_int32(env, static_cast<int32_t>(done < 0 ? -errno : done), &result);
-  return result;
+  call->result = static_cast<int32_t>(done < 0 ? -errno : done);
+  return nullptr;
 }
 
 }  // namespace vduse

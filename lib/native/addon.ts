@@ -222,22 +222,13 @@ export interface Addon {
   /** Opcode numbers the kernel supports (IORING_REGISTER_PROBE). */
   ioUringProbe(ring: number): number[];
   /**
-   * Send `signals` (triples: fd, index or -1, errno out: 0 when sent, else positive), then
-   * io_uring_enter. index -1 writes an eventfd (errno EINTR: full and blocking, as for
-   * `eventfdSignal`), else VDUSE_VQ_INJECT_IRQ. `timeoutUs` limits the
-   * wait for `minComplete` (IORING_ENTER_EXT_ARG); -1 waits for ever.
-   * Returns what io_uring_enter returned: submitted entries, or -errno (EINTR, ETIME, EBUSY … are
-   * the caller's to handle).
+   * Send the signals of `call` (triples: fd, index or -1, errno out: 0 when sent, else positive), then
+   * io_uring_enter as its words say (see ring-call.ts). index -1 writes an eventfd, else
+   * VDUSE_VQ_INJECT_IRQ. The time limit is IORING_ENTER_EXT_ARG's. Its result word becomes what
+   * io_uring_enter returned: submitted entries, or -errno (EINTR, ETIME, EBUSY … are the caller's to
+   * handle). RangeError: `call` is too short for its signals.
    */
-  ioUringEnter(
-    ring: number,
-    toSubmit: number,
-    minComplete: number,
-    flags: number,
-    timeoutUs: number,
-    signals: Int32Array,
-    signalCount: number,
-  ): number;
+  ioUringEnter(call: ArrayBuffer): void;
   /**
    * The lower 32 bits of the monotonic clock in µs, signed: it wraps, and a difference `| 0` is right
    * for half an hour. Unlike `performance.now()` it allocates nothing, whoever calls it.

@@ -5,6 +5,7 @@ import type { Addon } from './addon.ts';
 
 export type * from './addon.ts';
 export * from './io-table.ts';
+export * from './ring-call.ts';
 
 const require = createRequire(import.meta.url);
 

@@ -1,5 +1,14 @@
 import type { Addon, IoPort, RowOwner } from '../native/index.ts';
-import { IoFlag, IoKind, IoTable, ROW, ROW_WORDS, RWF_NOWAIT } from '../native/index.ts';
+import {
+  CALL,
+  callWords,
+  IoFlag,
+  IoKind,
+  IoTable,
+  ROW,
+  ROW_WORDS,
+  RWF_NOWAIT,
+} from '../native/index.ts';
 
 /** errno values the routing looks at (negative, as results carry them). */
 export const EAGAIN = -11;
@@ -27,8 +36,10 @@ export abstract class IoEngine implements IoPort {
   /** Operations handed out and not yet completed. */
   inFlight = 0;
   protected readonly addon: Addon;
+  /** The words of a kernel entry; see CALL. */
+  protected call = new Int32Array(callWords(64));
   /** Signals to send with the next kernel entry: triples fd, index (-1: eventfd), errno out. */
-  protected signals = new Int32Array(3 * 64);
+  protected signals = this.call.subarray(CALL.signals);
   protected signalCount = 0;
   // The policy, as comparisons of words that came from another thread are comparisons of text.
   readonly #allAsync: boolean;
@@ -110,9 +121,10 @@ export abstract class IoEngine implements IoPort {
   /** Send a signal with the next kernel entry. `index` -1: add 1 to the eventfd `fd`. */
   signal(fd: number, index: number): void {
     if (this.signalCount * 3 === this.signals.length) {
-      const grown = new Int32Array(this.signals.length * 2);
-      grown.set(this.signals);
-      this.signals = grown;
+      const grown = new Int32Array(callWords(this.signalCount * 2));
+      grown.set(this.call);
+      this.call = grown;
+      this.signals = grown.subarray(CALL.signals);
     }
     const at = this.signalCount++ * 3;
     this.signals[at] = fd;

@@ -1,5 +1,5 @@
 import type { Addon, IoUring, Mapping } from '../native/index.ts';
-import { IoKind, ROW, ROW_WORDS, VECTOR_WORDS } from '../native/index.ts';
+import { CALL, IoKind, ROW, ROW_WORDS, VECTOR_WORDS } from '../native/index.ts';
 import type { EventHandler, IoPolicy } from './io-engine.ts';
 import { EAGAIN, IoEngine } from './io-engine.ts';
 
@@ -218,15 +218,15 @@ export class UringEngine extends IoEngine {
     }
     // Published behind the entries; where none are new the kernel has seen it.
     if (this.#unsubmitted > 0) Atomics.store(this.#ringWords, this.#sqTailAt, this.#sqTail);
-    const done = this.addon.ioUringEnter(
-      this.#ring.ring.fd,
-      this.#unsubmitted,
-      minComplete,
-      IORING_ENTER_GETEVENTS,
-      minComplete === 0 ? 0 : timeoutUs,
-      this.signals,
-      this.signalCount,
-    );
+    const call = this.call;
+    call[CALL.ring] = this.#ring.ring.fd;
+    call[CALL.toSubmit] = this.#unsubmitted;
+    call[CALL.minComplete] = minComplete;
+    call[CALL.flags] = IORING_ENTER_GETEVENTS;
+    call[CALL.timeoutUs] = timeoutUs;
+    call[CALL.signalCount] = this.signalCount;
+    this.addon.ioUringEnter(call.buffer);
+    const done = call[CALL.result]!;
     this.signalsSent();
     if (done >= 0) {
       this.#unsubmitted -= done;

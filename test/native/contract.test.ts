@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import t from 'tap';
-import { type Addon, IoTable, native } from '../../lib/native/index.ts';
+import { type Addon, CALL, callWords, IoTable, native } from '../../lib/native/index.ts';
 import { openFds, thrownBy } from './helpers.ts';
 
 /** Each argument: a good value, and what must be refused in its place. */
@@ -77,6 +77,15 @@ const DEVICE = {
   config: new Uint8Array(4),
 };
 
+const noRing = new Int32Array(callWords(1));
+noRing[CALL.ring] = closed;
+const noRoom = noRing.slice();
+noRoom[CALL.signalCount] = 2;
+const ringCall: Argument = {
+  good: noRing.buffer,
+  bad: [undefined, null, {}, noRing, new SharedArrayBuffer(64), new ArrayBuffer(28), noRoom.buffer],
+};
+
 /** Every function of the addon; the type makes sure that none is missing. */
 const FUNCTIONS: Record<keyof Addon, Argument[]> = {
   eventfd: [u32],
@@ -115,7 +124,7 @@ const FUNCTIONS: Record<keyof Addon, Argument[]> = {
   ioPool: [integer(1, 0, 65)],
   ioUringSetup: [integer(0, 2 ** 32), u32],
   ioUringProbe: [fd],
-  ioUringEnter: [fd, u32, u32, u32, integer(-1), words, integer(1, 3)],
+  ioUringEnter: [ringCall],
   clockUs: [],
   sendSignals: [words, integer(1, 3)],
   signalAndPoll: [words, integer(1, 5), integer(0), words, integer(1, 3)],

@@ -1,4 +1,4 @@
-import { type IoUring, type Mapping, native } from '../../lib/native/index.ts';
+import { CALL, callWords, type IoUring, type Mapping, native } from '../../lib/native/index.ts';
 
 /** The least that drives an io_uring: the rings mapped, entries pushed and reaped. */
 export class TestRing {
@@ -48,6 +48,22 @@ export class TestRing {
     sqe.setBigUint64(32, BigInt(user), true);
     this.#words[sqOff[6]! / 4 + index] = index;
     Atomics.store(this.#words, sqOff[1]! / 4, tail + 1);
+  }
+
+  /** `io_uring_enter` of this ring, or of what else `fd` is, after the triples of `signals`. */
+  enter(
+    toSubmit: number,
+    minComplete: number,
+    timeoutUs: number,
+    signals = new Int32Array(0),
+    fd = this.fd,
+  ): number {
+    const call = new Int32Array(callWords(signals.length / 3));
+    call.set([fd, toSubmit, minComplete, TestRing.GETEVENTS, timeoutUs, signals.length / 3]);
+    call.set(signals, CALL.signals);
+    native.ioUringEnter(call.buffer);
+    signals.set(call.subarray(CALL.signals));
+    return call[CALL.result]!;
   }
 
   /** Pairs: user data, result. */
