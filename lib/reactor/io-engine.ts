@@ -198,9 +198,8 @@ export abstract class IoEngine implements IoPort {
 
   /** The time limit of a wait, shortened to the next timer. */
   #boundedTimeout(timeoutUs: number): number {
-    const next = this.#timers.at(-1);
-    if (next === undefined || timeoutUs === 0) return timeoutUs;
-    const left = Math.max(1, (next.due - this.addon.clockUs()) | 0);
+    if (this.#timers.length === 0 || timeoutUs === 0) return timeoutUs;
+    const left = Math.max(1, (this.#timers.at(-1)!.due - this.addon.clockUs()) | 0);
     return timeoutUs < 0 ? left : Math.min(timeoutUs, left);
   }
 
