@@ -91,11 +91,13 @@ Napi::Value vduseIotlbGetFd(const Napi::CallbackInfo& info) {
   entry.last = readBigInt(info[2], "last");
   UniqueFd fd(control(device, uapi::VDUSE_IOTLB_GET_FD, "IOTLB_GET_FD", &entry));
   auto result = Napi::Object::New(env);
-  result.Set("fd", ownedFd(env, std::move(fd)));
+  // Not "fd" first: objects that JavaScript makes begin with it, and to V8 they would be of one kind
+  // with this one, whose "fd" is no number. What was compiled for numbers would be thrown away.
   result.Set("offset", Napi::BigInt::New(env, entry.offset));
   result.Set("start", Napi::BigInt::New(env, entry.start));
   result.Set("last", Napi::BigInt::New(env, entry.last));
   result.Set("perm", Napi::Number::New(env, entry.perm));
+  result.Set("fd", ownedFd(env, std::move(fd)));
   return result;
 }
 

@@ -14,7 +14,7 @@ const startEngine = () =>
   ReactorPool.start(
     native,
     new URL('./isolation-worker.mjs', import.meta.url),
-    { threads: 1, pollUs: 100, engine: 'auto', policy: 'auto' },
+    { threads: 1, pollUs: 100, engine: 'auto', policy: 'auto', rehearse: false },
     fail,
   );
 const common = await startEngine();

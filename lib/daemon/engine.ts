@@ -32,9 +32,10 @@ export function checkEngineOptions({ threads = 1, pollUs = 0 }: EngineOptions): 
 /** The worker's first file, beside this one, in TypeScript or compiled. */
 const ENTRY = new URL(`./worker${extname(import.meta.url)}`, import.meta.url);
 
-/** Start the engine for so many queues. */
+/** Start the engine for so many queues; `disks`: some of them are disks'. */
 export function startEngine(
   queues: number,
+  disks: boolean,
   options: EngineOptions,
   died: (error: Error) => void,
 ): Promise<ReactorPool> {
@@ -47,6 +48,7 @@ export function startEngine(
       pollUs: options.pollUs ?? (online > 1 ? 100 : 0),
       engine: options.engine ?? 'auto',
       policy: options.policy ?? 'auto',
+      rehearse: disks,
     },
     died,
   );

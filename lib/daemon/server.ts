@@ -87,19 +87,24 @@ export async function serve(
       end = resolve;
     });
     const pools: ReactorPool[] = [];
-    const start = async (queues: number, engine: EngineOptions): Promise<ReactorPool> => {
-      const pool = await startEngine(queues, engine, end);
+    const start = async (
+      queues: number,
+      disks: boolean,
+      engine: EngineOptions,
+    ): Promise<ReactorPool> => {
+      const pool = await startEngine(queues, disks, engine, end);
       undo.push(() => pool.close());
       pools.push(pool);
       return pool;
     };
     const shared = prepared.filter(({ device }) => !device.ownThread);
     const queues = shared.reduce((sum, { device }) => sum + device.queues, 0);
-    const common = shared.length > 0 ? await start(queues, options) : undefined;
+    const disks = shared.some(({ device }) => device.type === 'block');
+    const common = shared.length > 0 ? await start(queues, disks, options) : undefined;
     const served: ServedDevice[] = [];
     for (const one of prepared) {
       const own = common === undefined || one.device.ownThread;
-      const pool = own ? await start(1, { ...options, threads: 1 }) : common;
+      const pool = own ? await start(1, false, { ...options, threads: 1 }) : common;
       const device = await one.start(pool, { log, ended: end });
       served.push(device);
       undo.push(() => device.stop(true));

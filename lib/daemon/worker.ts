@@ -8,7 +8,10 @@ import {
   VhostUserMemory,
 } from '../transport/vhost-user/index.ts';
 import { BLOCK_MODEL, openBlockModel } from './block-model.ts';
+import { Rehearsal } from './rehearsal.ts';
 import { openRpmbModel, RPMB_MODEL } from './rpmb-model.ts';
+
+const rehearsal = new Rehearsal(native);
 
 runReactor(native, {
   models: { [BLOCK_MODEL]: openBlockModel, [RPMB_MODEL]: openRpmbModel },
@@ -16,4 +19,5 @@ runReactor(native, {
     [VDUSE_MEMORY]: (options) => new VduseMemory(native, options as VduseMemoryOptions),
     [VHOST_USER_MEMORY]: (options) => new VhostUserMemory(native, options as MemoryPiece[]),
   },
+  rehearse: (tables, options) => rehearsal.run(tables, options),
 });

@@ -104,7 +104,11 @@ export class IoTable {
   /** Memory that was outgrown: the kernel may still be told of its addresses until `clear`. */
   readonly #outgrown: Mapping[] = [];
 
-  constructor(addon: Addon, rowCapacity = 64, vectorCapacity = 256) {
+  /**
+   * Room for some full batches: growing throws away the compiled code that pushes rows. Pages that are
+   * never used cost nothing.
+   */
+  constructor(addon: Addon, rowCapacity = 1024, vectorCapacity = 2048) {
     this.#addon = addon;
     this.#rowCapacity = rowCapacity;
     this.#vectorCapacity = vectorCapacity;

@@ -1,5 +1,6 @@
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
 import type { Addon } from '../native/index.ts';
+import { emptyList } from '../virtio/index.ts';
 import type { IoEngine } from './io-engine.ts';
 import type { WorkerTables } from './model.ts';
 import type { Order, ReactorOptions, Report } from './orders.ts';
@@ -47,10 +48,10 @@ export class ReactorLoop {
   readonly #devices = new Map<number, ServedDevice>();
   readonly #runners: (QueueRunner | undefined)[] = [undefined];
   /** Queues with something to look at. */
-  #hot: QueueRunner[] = [];
-  #retrying: QueueRunner[] = [];
+  #hot: QueueRunner[] = emptyList();
+  #retrying: QueueRunner[] = emptyList();
   /** Devices with orders that wait for I/O. */
-  #draining: ServedDevice[] = [];
+  #draining: ServedDevice[] = emptyList();
   #polledRings = 0;
   readonly #spin: Spin;
   readonly #sigbus: Uint32Array;
@@ -75,26 +76,36 @@ export class ReactorLoop {
     engine.watch(orderFd, ORDERS);
   }
 
+  /** Serve until ordered to exit. */
   run(): void {
-    while (!this.#exit) {
-      const busy = this.#turn();
-      if ((this.#draining.length > 0 && this.#finishDrains()) || busy) {
-        this.#sendSignals();
-        this.#engine.wait(0, this.#onEvent);
-        continue;
-      }
-      // While the disk works it sets the pace: a sleep is as quick as a spin, and free.
-      if (this.#spin.enabled && this.#hot.length > 0 && this.#engine.inFlight === 0) {
-        this.#sendSignals();
-        if (this.#engine.wait(0, this.#onEvent)) continue;
-        if (this.#spin.until(this.#somethingToDo)) continue;
-      }
-      if (this.#armAll()) continue;
+    while (!this.#exit) this.step();
+  }
+
+  /** Do all there is to do; where there is nothing, sleep until there is. */
+  step(): void {
+    const busy = this.#turn();
+    if ((this.#draining.length > 0 && this.#finishDrains()) || busy) {
       this.#sendSignals();
-      this.#engine.wait(this.#timeout(), this.#onEvent);
-      this.#spin.woke();
-      if (this.#retrying.length > 0) this.#retry();
+      this.#engine.wait(0, this.#onEvent);
+      return;
     }
+    // While the disk works it sets the pace: a sleep is as quick as a spin, and free.
+    if (this.#spin.enabled && this.#hot.length > 0 && this.#engine.inFlight === 0) {
+      this.#sendSignals();
+      if (this.#engine.wait(0, this.#onEvent)) return;
+      if (this.#spin.until(this.#somethingToDo)) return;
+    }
+    if (this.#armAll()) return;
+    this.#sendSignals();
+    this.#engine.wait(this.#timeout(), this.#onEvent);
+    this.#spin.woke();
+    if (this.#retrying.length > 0) this.#retry();
+  }
+
+  /** Carry out the orders that have come, and serve nothing. False once ordered to exit. */
+  takeOrders(): boolean {
+    this.#engine.wait(0, this.#onEvent);
+    return !this.#exit;
   }
 
   /** Look at every hot queue until none has more, a bounded number of times; true when some has. */
@@ -358,7 +369,7 @@ export class ReactorLoop {
 
   #retry(): void {
     const again = this.#retrying;
-    this.#retrying = [];
+    this.#retrying = emptyList();
     for (const runner of again) {
       if (runner.detached) this.#attach(runner);
       runner.owesSignal = true;

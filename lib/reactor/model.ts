@@ -1,6 +1,7 @@
 import type { IoPort } from '../native/index.ts';
 import type { GuestMemory, QueuePort } from '../virtio/index.ts';
 import type { QueueDevice } from './device.ts';
+import type { ReactorOptions } from './orders.ts';
 
 /** What a device model gets for one queue. */
 export interface QueueContext {
@@ -47,4 +48,9 @@ export type OpenMemory = (options: unknown) => MemorySource;
 export interface WorkerTables {
   readonly models: Readonly<Record<string, OpenModel>>;
   readonly memories: Readonly<Record<string, OpenMemory>>;
+  /**
+   * Makes the thread quick before its first request; see `ReactorOptions.rehearse`. It yields every few
+   * milliseconds, and may be ended there.
+   */
+  readonly rehearse?: (tables: WorkerTables, options: ReactorOptions) => Iterable<void>;
 }

@@ -80,6 +80,8 @@ export interface ReactorOptions {
   readonly policy: IoPolicy;
   /** `pool` even where io_uring is allowed. */
   readonly engine: 'auto' | 'pool';
+  /** Have the code compiled that a request runs through before the first one is served. */
+  readonly rehearse: boolean;
 }
 
 /** Counters of one queue, as float64 slots in `DeviceSpec.counters`. */

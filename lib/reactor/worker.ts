@@ -20,9 +20,31 @@ export function runReactor(addon: Addon, tables: WorkerTables): void {
   const { engine, note } = chooseEngine(addon, options);
   const loop = new ReactorLoop(addon, engine, tables, port, orderFd, options);
   port.postMessage({ type: 'ready', engine: engine.name, note } satisfies Report);
+  rehearse(loop, tables, options);
   loop.run();
   engine.close();
   port.close();
+}
+
+/**
+ * Be quick before the first request, where that is asked for. Orders are carried out meanwhile, so only
+ * requests wait for it. Where it fails, for want of memory or descriptors, all works without it.
+ */
+export function rehearse(
+  loop: Pick<ReactorLoop, 'takeOrders'>,
+  tables: WorkerTables,
+  options: ReactorOptions,
+): void {
+  if (!options.rehearse || tables.rehearse === undefined) return;
+  const rehearsal = tables.rehearse(tables, options)[Symbol.iterator]();
+  while (loop.takeOrders()) {
+    try {
+      if (rehearsal.next().done === true) return;
+    } catch {
+      return;
+    }
+  }
+  rehearsal.return?.();
 }
 
 /** io_uring where it is allowed; else the pool, with the reason. */

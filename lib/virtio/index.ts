@@ -1,5 +1,6 @@
 export * from './chain.ts';
 export type * from './driver.ts';
+export * from './empty-list.ts';
 export * from './features.ts';
 export * from './guest-memory.ts';
 export * from './packed-driver.ts';

@@ -220,7 +220,10 @@ t.test('IoPool: rows are copied, completions announced', async (t) => {
   for (let i = 0; i < 64; i++) t.equal(seen.get(i - 1), 1024);
   t.ok(pattern.equals(readFileSync(path).subarray(0, pattern.length)));
 
-  t.throws(() => pool.submit(table.rowBuffer, table.vectorBuffer, 0, 1000), RangeError);
+  t.throws(
+    () => pool.submit(table.rowBuffer, table.vectorBuffer, 0, table.rows.length),
+    RangeError,
+  );
   t.throws(() => pool.reap(new Int32Array(1)), RangeError);
   pool.close();
   pool.close();
