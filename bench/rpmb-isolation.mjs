@@ -15,8 +15,8 @@ const options = parseOptionsHere({
   seconds: { type: 'string' },
 });
 
-const rounds = Number(options.rounds ?? (options.quick ? 2 : 11));
-const seconds = Number(options.seconds ?? (options.quick ? 0.5 : 1));
+const rounds = Number(options.rounds ?? (options.quick ? 2 : 25));
+const seconds = Number(options.seconds ?? (options.quick ? 0.5 : 0.6));
 const SIZE = 256 << 20;
 const DEPTHS = [1, 32];
 

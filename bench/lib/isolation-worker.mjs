@@ -7,14 +7,19 @@ import { native } from '../../dist/native/index.js';
 import { runReactor } from '../../dist/reactor/index.js';
 import { DelayStore, FileStore } from '../../dist/store/index.js';
 import { VHOST_USER_MEMORY, VhostUserMemory } from '../../dist/transport/vhost-user/index.js';
+import { WARM_WRITES } from './rpmb.mjs';
 
 const DELAY_MS = 5;
 
+/** Slot, sync, data. */
+const STEPS_A_WRITE = 3;
+
 /**
  * A disk that is slow where the daemon waits for it in place: nothing else happens on the thread
- * while an operation takes its time.
+ * while an operation takes its time. The first writes are quick, so that the code is compiled.
  */
 class SlowDisk {
+  #quick = WARM_WRITES * STEPS_A_WRITE;
   #nobody = new Int32Array(new SharedArrayBuffer(4));
   #inner;
   #sink;
@@ -46,7 +51,8 @@ class SlowDisk {
   }
 
   completed(token, result) {
-    Atomics.wait(this.#nobody, 0, 0, DELAY_MS);
+    if (this.#quick > 0) this.#quick--;
+    else Atomics.wait(this.#nobody, 0, 0, DELAY_MS);
     this.#sink.completed(token, result);
   }
 }

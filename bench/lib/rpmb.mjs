@@ -31,6 +31,9 @@ export async function connect(path) {
 /** No disk here makes so many writes durable in a ms; where one does, a run is shorter. */
 const MOST_PER_MS = 12;
 
+/** After so many, at the latest, both ends are compiled. */
+export const WARM_WRITES = 5000;
+
 /** The back end is gone. */
 const PATIENCE_US = 10_000_000;
 
