@@ -143,12 +143,25 @@ function openFile(path: string, options: ImageOptions): OwnedFd {
   // On a block device O_EXCL (without O_CREAT) refuses one that is mounted or claimed: open(2).
   if (!options.readOnly && statImage(path)?.isBlockDevice()) flags |= constants.O_EXCL;
   try {
-    return native.adopt(openSync(path, flags));
+    return native.adopt(openWithoutAtime(path, flags));
   } catch (error) {
     if (options.direct && codeOf(error) === 'EINVAL') {
       throw directError(path, 'its file system has no direct I/O', error);
     }
     throw openError(path, error, !options.readOnly && isReadable(path));
+  }
+}
+
+/**
+ * Whether the time of the last access must be noted is looked at with each read: 2 % of one from the page
+ * cache. Only a file's owner may do without (open(2), O_NOATIME).
+ */
+function openWithoutAtime(path: string, flags: number): number {
+  try {
+    return openSync(path, flags | constants.O_NOATIME);
+  } catch (error) {
+    if (codeOf(error) !== 'EPERM') throw error;
+    return openSync(path, flags);
   }
 }
 

@@ -2,6 +2,7 @@ import { type ChildProcess, fork, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
+  constants,
   existsSync,
   mkdirSync,
   readdirSync,
@@ -112,6 +113,31 @@ t.test('permissions: what may be read is offered --read-only', async (t) => {
   mkdirSync(closed, { mode: 0 });
   unprivileged(() => refuses(t, join(closed, 'x'), READ_ONLY, 'PERMISSION', /folders/));
 });
+
+t.test(
+  "reads do not move the access time of one's own image; others' images are served too",
+  async (t) => {
+    const folder = temporaryFolder(t, FOLDERS[0]!);
+    const path = join(folder, 'disk.img');
+    writeFileSync(path, new Uint8Array(512));
+    chmodSync(folder, 0o755);
+    chmodSync(path, 0o666);
+    const flagsOf = (fd: number) => {
+      const [, flags] = /^flags:\s*([0-7]+)$/m.exec(
+        readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'),
+      )!;
+      return Number.parseInt(flags!, 8);
+    };
+    const own = openImage(path, BUFFERED);
+    t.not(flagsOf(own.target.fd) & constants.O_NOATIME, 0);
+    own.close();
+    if (process.geteuid!() === 0) {
+      const other = unprivileged(() => openImage(path, BUFFERED));
+      t.equal(flagsOf(other.target.fd) & constants.O_NOATIME, 0);
+      other.close();
+    }
+  },
+);
 
 t.test('--size creates a sparse image of its owner alone, and never resizes one', async (t) => {
   const folder = temporaryFolder(t, FOLDERS[0]!);
