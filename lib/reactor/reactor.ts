@@ -126,7 +126,8 @@ export class Reactor {
   /** End the thread. Its devices must have been removed. */
   async close(): Promise<void> {
     if (this.#dead === undefined) {
-      await this.order({ type: 'exit' });
+      // Not its answer but its end is waited for: they come on two ways, in either order.
+      void this.order({ type: 'exit' });
       this.#dead = new Error('reactor: closed');
     }
     await this.#exited;
