@@ -218,7 +218,8 @@ function disk(fd: number): BlockModelOptions {
       },
       direct: false,
       mayBlock: false,
-      syncsInPlace: false,
+      // Through io_uring it would leave a thread of the kernel's that wakes every five seconds.
+      syncsInPlace: true,
       allocationUnit: 1,
       syncFailure: new Int32Array(1),
     },
