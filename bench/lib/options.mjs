@@ -24,7 +24,7 @@ export function parseOptionsHere(own = {}) {
   return parseOptions({ ...HERE, ...own });
 }
 
-/** A folder under `--dir`, removed however this process ends; gives paths in it. */
+/** Make a folder under `--dir`, removed however this process ends; returns its path. */
 export function createFolder({ dir }) {
   const folder = mkdtempSync(join(dir, 'vduse-bench-'));
   process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
