@@ -158,6 +158,8 @@ void sendSignals(int32_t* triples, size_t count) {
   }
 }
 
+namespace {
+
 bool takeSignals(napi_env env, napi_value array, napi_value count, int32_t** triples,
                  size_t* howMany) {
   int64_t signals;
@@ -166,6 +168,8 @@ bool takeSignals(napi_env env, napi_value array, napi_value count, int32_t** tri
   // Most entries carry none: don't even look at the array.
   return signals == 0 || takeInt32Array(env, array, "signals", *howMany * 3, triples);
 }
+
+}  // namespace
 
 napi_value sendSignalsNow(napi_env env, napi_callback_info raw) {
   size_t argc = 2;
@@ -188,6 +192,9 @@ napi_value clockUs(napi_env env, napi_callback_info) {
   return value;
 }
 
+namespace {
+
+/// -1 is no limit.
 bool takeTimeout(napi_env env, napi_value value, timespec* time, bool* bounded) {
   int64_t microseconds;
   if (!takeInteger(env, value, "timeoutUs", -1, kMaxSafeInteger, &microseconds)) return false;
@@ -196,6 +203,8 @@ bool takeTimeout(napi_env env, napi_value value, timespec* time, bool* bounded) 
   time->tv_nsec = microseconds % 1000000 * 1000;
   return true;
 }
+
+}  // namespace
 
 napi_value signalAndPoll(napi_env env, napi_callback_info raw) {
   size_t argc = 5;

@@ -3,12 +3,12 @@
 #include <unistd.h>
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 
 #include "args.h"
 #include "errors.h"
 #include "exports.h"
 #include "fd.h"
-#include "io.h"
 #include "signals.h"
 
 namespace vduse {
