@@ -2,9 +2,9 @@
 // device, split ring with EVENT_IDX and indirect tables, served by one thread: take all that is
 // available, run it in one batch (reads with RWF_NOWAIT, buffered writes at once), publish once,
 // signal once, spin adaptively, sleep. Everything the driver wrote is checked as the engine does.
-// No more of the protocol than the benchmark's front end speaks; no O_DIRECT (that needs io_uring).
+// No more of the protocol than the benchmark's front end speaks. O_DIRECT is direct.c.
 //
-// usage: floor IMAGE SOCKET [POLL_US]
+// usage: floor [--direct] IMAGE SOCKET
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +24,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "floor.h"
+
 enum {
   GET_FEATURES = 1, SET_FEATURES, SET_OWNER, RESET_OWNER, SET_MEM_TABLE, SET_VRING_NUM = 8,
   SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE, SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR,
@@ -31,10 +33,8 @@ enum {
 };
 enum { F_FLUSH = 9, F_BLK_SIZE = 6, F_INDIRECT = 28, F_EVENT_IDX = 29, F_PROTOCOL = 30, F_VERSION_1 = 32 };
 enum { P_REPLY_ACK = 3, P_CONFIG = 9 };
-enum { MAX_REGIONS = 8, MAX_SIZE = 1024, MAX_SEGMENTS = 128 };
+enum { MAX_REGIONS = 8, POLL_MAX_NS = 100000 };
 enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4 };
-enum { TYPE_IN = 0, TYPE_OUT = 1, TYPE_FLUSH = 4 };
-enum { STATUS_OK = 0, STATUS_IOERR = 1, STATUS_UNSUPP = 2 };
 
 struct message {
   uint32_t request, flags, size;
@@ -49,31 +49,25 @@ struct desc {
   uint32_t length;
   uint16_t flags, next;
 };
-struct op {
-  uint16_t head;
-  uint32_t type;
-  int vectors;
-  uint64_t offset, length;
-  uint8_t *status;
-  struct iovec vector[MAX_SEGMENTS];
-};
 
-static int image, kick_fd = -1, call_fd = -1, stop_fd;
-static uint64_t capacity, poll_max_ns = 100000;
+int image, kick_fd = -1, stop_fd;
+uint32_t size;
+uint16_t next_avail;
+static int call_fd = -1;
+static uint64_t capacity;
 static struct region regions[MAX_REGIONS];
 static uint32_t region_count;
-static uint32_t size;
 static uint64_t user_desc, user_used, user_avail;
-static uint16_t next_avail, next_used, shown_used;
+static uint16_t next_used, shown_used;
 static bool running;
 static pthread_t thread;
-static struct op ops[MAX_SIZE];
+static void *(*serve)(void *);
 
 static struct desc *desc;
 static volatile uint16_t *avail;
 static volatile uint16_t *used;
 
-static void die(const char *what) {
+void die(const char *what) {
   fprintf(stderr, "floor: %s: %s\n", what, strerror(errno));
   exit(1);
 }
@@ -104,13 +98,12 @@ static uint8_t *user(uint64_t address, uint64_t length) {
   return NULL;
 }
 
-static void broken(const char *what) {
+void broken(const char *what) {
   fprintf(stderr, "floor: queue broken: %s\n", what);
   exit(1);
 }
 
-// Reads a chain into `op`: header, data, status.
-static void parse(struct op *op, uint16_t head) {
+void parse(struct op *op, uint16_t head) {
   struct iovec all[MAX_SEGMENTS];
   int count = 0, readable = 0;
   struct desc *table = desc;
@@ -159,15 +152,21 @@ static void parse(struct op *op, uint16_t head) {
   if (op->length % 512 != 0 || op->offset > capacity || op->length > capacity - op->offset) op->length = UINT64_MAX;
 }
 
-static uint32_t execute(struct op *op) {
+uint32_t finish(const struct op *op, int64_t done) {
+  const bool whole = done >= 0 && (uint64_t)done == (op->type == TYPE_FLUSH ? 0 : op->length);
+  *op->status = whole ? STATUS_OK : STATUS_IOERR;
+  return whole && op->type == TYPE_IN ? (uint32_t)done + 1 : 1;
+}
+
+static uint32_t execute(const struct op *op) {
   ssize_t done = -1;
+  const off_t offset = (off_t)op->offset;
   if (op->type == TYPE_FLUSH) {
-    done = fdatasync(image) == 0 ? 0 : -1;
+    done = fdatasync(image);
   } else if (op->type > TYPE_OUT) {
     *op->status = STATUS_UNSUPP;
     return 1;
   } else if (op->length != UINT64_MAX) {
-    const off_t offset = (off_t)op->offset;
     if (op->type == TYPE_IN) {
       done = preadv2(image, op->vector, op->vectors, offset, RWF_NOWAIT);
       // What is not in the page cache would go to io_uring in the engine.
@@ -177,75 +176,99 @@ static uint32_t execute(struct op *op) {
     } else {
       done = pwritev2(image, op->vector, op->vectors, offset, 0);
     }
-    if (done != (ssize_t)op->length) done = -1;
   }
-  *op->status = done < 0 ? STATUS_IOERR : STATUS_OK;
-  return op->type == TYPE_IN && done > 0 ? (uint32_t)done + 1 : 1;
+  return finish(op, done);
 }
 
-static bool available(void) { return __atomic_load_n(&avail[1], __ATOMIC_ACQUIRE) != next_avail; }
+bool available(void) { return __atomic_load_n(&avail[1], __ATOMIC_ACQUIRE) != next_avail; }
+
+uint16_t seen_available(void) {
+  const uint16_t seen = __atomic_load_n(&avail[1], __ATOMIC_ACQUIRE);
+  if ((uint16_t)(seen - next_avail) > size) broken("index");
+  return seen;
+}
+
+uint16_t take_head(void) {
+  const uint16_t head = avail[2 + (next_avail++ & (size - 1))];
+  if (head >= size) broken("head");
+  return head;
+}
+
+void answer(const struct op *op, uint32_t written) {
+  volatile uint32_t *entries = (volatile uint32_t *)(used + 2);
+  const uint32_t at = 2 * (next_used++ & (size - 1));
+  entries[at] = op->head;
+  entries[at + 1] = written;
+}
+
+bool publish(void) {
+  const uint16_t old = shown_used;
+  if (old == next_used) return false;
+  shown_used = next_used;
+  __atomic_store_n(&used[1], next_used, __ATOMIC_SEQ_CST);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  return (uint16_t)(next_used - avail[2 + size] - 1) < (uint16_t)(next_used - old);
+}
+
+void signal_driver(void) {
+  const uint64_t one = 1;
+  if (write(call_fd, &one, sizeof one) < 0 && errno != EAGAIN) die("call");
+}
+
+bool arm(void) {
+  __atomic_store_n(&used[2 + 4 * size], next_avail, __ATOMIC_SEQ_CST);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  return available();
+}
+
+struct spin spin_start(void) { return (struct spin){POLL_MAX_NS, 0, false}; }
+
+bool spin_until(struct spin *spin, bool (*condition)(void)) {
+  if (!spin->recent) return false;
+  spin->recent = false;
+  spin->since = now_ns();
+  do {
+    if (condition()) {
+      spin->since = 0;
+      return true;
+    }
+  } while (now_ns() - spin->since < spin->current);
+  return false;
+}
+
+void spin_woke(struct spin *spin) {
+  if (spin->since == 0) return;
+  const uint64_t idle = now_ns() - spin->since, twice = spin->current * 2;
+  spin->since = 0;
+  if (idle > POLL_MAX_NS) spin->current /= 2;
+  else if (idle > spin->current) spin->current = twice < 8000 ? 8000 : twice > POLL_MAX_NS ? POLL_MAX_NS : twice;
+}
 
 // One turn: true when anything was taken.
 static bool turn(void) {
-  const uint16_t seen = __atomic_load_n(&avail[1], __ATOMIC_ACQUIRE);
+  static struct op ops[MAX_SIZE];
+  const uint16_t seen = seen_available();
   if (seen == next_avail) return false;
-  if ((uint16_t)(seen - next_avail) > size) broken("index");
   int count = 0;
-  while (next_avail != seen) {
-    const uint16_t head = avail[2 + (next_avail & (size - 1))];
-    if (head >= size) broken("head");
-    parse(&ops[count++], head);
-    next_avail++;
-  }
-  volatile uint32_t *entries = (volatile uint32_t *)(used + 2);
-  for (int i = 0; i < count; i++) {
-    const uint32_t written = execute(&ops[i]);
-    const uint32_t at = 2 * (next_used & (size - 1));
-    entries[at] = ops[i].head;
-    entries[at + 1] = written;
-    next_used++;
-  }
-  __atomic_store_n(&used[1], next_used, __ATOMIC_SEQ_CST);
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
-  const uint16_t event = avail[2 + size];
-  if ((uint16_t)(next_used - event - 1) < (uint16_t)(next_used - shown_used)) {
-    const uint64_t one = 1;
-    if (write(call_fd, &one, sizeof one) < 0 && errno != EAGAIN) die("call");
-  }
-  shown_used = next_used;
+  while (next_avail != seen) parse(&ops[count++], take_head());
+  for (int i = 0; i < count; i++) answer(&ops[i], execute(&ops[i]));
+  if (publish()) signal_driver();
   return true;
 }
 
-static void *serve(void *unused) {
-  uint64_t current = poll_max_ns;
-  bool recent = false;
+static void *serve_cached(void *unused) {
+  struct spin spin = spin_start();
   for (;;) {
     if (turn()) {
-      recent = true;
+      spin.recent = true;
       continue;
     }
-    uint64_t since = 0;
-    if (recent && poll_max_ns > 0) {
-      recent = false;
-      since = now_ns();
-      bool found = false;
-      do {
-        found = available();
-      } while (!found && now_ns() - since < current);
-      if (found) continue;
-    }
-    __atomic_store_n(&used[2 + 4 * size], next_avail, __ATOMIC_SEQ_CST);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (available()) continue;
+    if (spin_until(&spin, available) || arm()) continue;
     struct pollfd fds[] = {{kick_fd, POLLIN, 0}, {stop_fd, POLLIN, 0}};
     if (poll(fds, 2, -1) < 0 && errno != EINTR) die("poll");
     uint64_t value;
     if (fds[0].revents && read(kick_fd, &value, sizeof value) < 0 && errno != EAGAIN) die("kick");
-    if (since != 0) {
-      const uint64_t idle = now_ns() - since;
-      if (idle > poll_max_ns) current /= 2;
-      else if (idle > current) current = current * 2 < 8000 ? 8000 : current * 2 > poll_max_ns ? poll_max_ns : current * 2;
-    }
+    spin_woke(&spin);
     if (fds[1].revents) {
       if (read(stop_fd, &value, sizeof value) < 0) die("stop");
       return unused;
@@ -387,12 +410,14 @@ static void session(int peer) {
 }
 
 int main(int argc, char **argv) {
-  if (argc < 3 || argc > 4) {
-    fprintf(stderr, "usage: floor IMAGE SOCKET [POLL_US]\n");
+  const bool direct = argc > 1 && strcmp(argv[1], "--direct") == 0;
+  argv += direct;
+  if (argc - direct != 3) {
+    fprintf(stderr, "usage: floor [--direct] IMAGE SOCKET\n");
     return 64;
   }
-  if (argc == 4) poll_max_ns = strtoull(argv[3], NULL, 10) * 1000;
-  image = open(argv[1], O_RDWR | O_CLOEXEC);
+  serve = direct ? serve_direct : serve_cached;
+  image = open(argv[1], O_RDWR | O_CLOEXEC | (direct ? O_DIRECT : 0));
   struct stat s;
   if (image < 0 || fstat(image, &s) < 0) die(argv[1]);
   capacity = (uint64_t)s.st_size / 512 * 512;

@@ -29,7 +29,12 @@ export const CONTESTANTS = {
     '--export',
     `vhost-user-blk,id=e,node-name=f,writable=on,iothread=io,addr.type=unix,addr.path=${socket}`,
   ],
-  floor: ({ image, socket, floor }) => [floor, image, socket],
+  floor: ({ image, socket, direct, floor }) => [
+    floor,
+    ...(direct ? ['--direct'] : []),
+    image,
+    socket,
+  ],
 };
 
 /** Put before a command: pinned to a CPU, and, where asked for, before all other work there. */
