@@ -157,7 +157,12 @@ const result = {
   load: `4 KiB random, ${SIZE >> 20} MiB image, queue of 256, ${rounds} runs of ${seconds} s each, medians`,
   pinned: alone ? 'one CPU for all' : 'client on CPU 0, back end on CPU 1',
   commands: Object.fromEntries(
-    names.map((name) => [name, command(name, caches[0] === 'direct').join(' ').replaceAll(folder, 'DIR')]),
+    names.map((name) => [
+      name,
+      command(name, caches[0] === 'direct')
+        .join(' ')
+        .replaceAll(folder, 'DIR'),
+    ]),
   ),
   rows,
 };

@@ -149,6 +149,7 @@ void *serve_direct(void *unused) {
     if (owed) signal_driver();
     owed = false;
     enter(1);
+    disarm();
     spin_woke(&spin);
   }
   uint64_t value;

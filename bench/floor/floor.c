@@ -215,6 +215,8 @@ void signal_driver(void) {
   if (write(call_fd, &one, sizeof one) < 0 && errno != EAGAIN) die("call");
 }
 
+void disarm(void) { used[2 + 4 * size] = next_avail ^ 0x8000; }
+
 bool arm(void) {
   __atomic_store_n(&used[2 + 4 * size], next_avail, __ATOMIC_SEQ_CST);
   __atomic_thread_fence(__ATOMIC_SEQ_CST);

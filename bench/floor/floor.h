@@ -47,6 +47,7 @@ bool publish(void);
 void signal_driver(void);
 // Asks for kicks; true when a chain came meanwhile.
 bool arm(void);
+void disarm(void);
 // Spins until `condition` holds (true) or the time is up, as lib/reactor/spin.ts does.
 bool spin_until(struct spin *spin, bool (*condition)(void));
 // A sleep has ended.

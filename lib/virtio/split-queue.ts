@@ -29,6 +29,9 @@ const FLAGS = 0;
 const INDEX = 1;
 const RING = 2;
 
+/** Half of the indices: so far ahead an event does not come. */
+const EVENT_FAR = 0x8000;
+
 /** The device's side of a split virtqueue (virtio 1.3 §2.7). */
 export class SplitQueue implements Virtqueue {
   readonly size: number;
@@ -188,9 +191,10 @@ export class SplitQueue implements Virtqueue {
   }
 
   disableKicks(): void {
-    // With EVENT_IDX a stale avail_event keeps the driver quiet (§2.7.10).
-    if (this.#eventIndex || this.#fault !== undefined || this.#used16.length === 0) return;
-    Atomics.store(this.#used16, FLAGS, USED_NO_NOTIFY);
+    if (this.#fault !== undefined || this.#used16.length === 0) return;
+    // Where the driver stands it would kick for its next chain (§2.7.10). Only a hint, so no fence.
+    if (this.#eventIndex) this.#used16[this.#availEvent] = this.#nextAvail ^ EVENT_FAR;
+    else Atomics.store(this.#used16, FLAGS, USED_NO_NOTIFY);
   }
 
   available(): boolean {

@@ -171,6 +171,22 @@ for (const { name, rig: build } of kinds) {
     }
   });
 
+  t.test(
+    `${name}: kicks that were asked for and are not needed any more are not sent`,
+    async (t) => {
+      for (const eventIndex of [false, true]) {
+        const rig = build({ eventIndex });
+        const b = buffer(rig.driver, 16);
+        t.equal(rig.queue.enableKicks(), false);
+        rig.queue.disableKicks();
+        t.equal(rig.driver.add([b], []) >= 0 && rig.driver.needsKick(), false);
+        take(rig);
+        t.equal(rig.queue.enableKicks(), false);
+        t.equal(rig.driver.add([b], []) >= 0 && rig.driver.needsKick(), true);
+      }
+    },
+  );
+
   t.test(`${name}: signals are sent as the driver asks`, async (t) => {
     for (const eventIndex of [false, true]) {
       const rig = build({ eventIndex });
