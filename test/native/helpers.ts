@@ -1,8 +1,9 @@
-import { readdirSync } from 'node:fs';
+import { readdirSync, writeSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { Worker } from 'node:worker_threads';
+import { native } from '../../lib/native/index.ts';
 
 /** The addon the tests load, for child processes and workers that load it themselves. */
 export const ADDON =
@@ -25,6 +26,15 @@ export async function collectUntil(done: () => boolean, rounds = 50): Promise<bo
 /** How many descriptors this process has open. */
 export function openFds(): number {
   return readdirSync('/proc/self/fd').length;
+}
+
+/** The highest count of an eventfd. */
+const HIGHEST = BigUint64Array.of(2n ** 64n - 2n);
+
+/** Does what a hostile peer can to an eventfd it shares: after that a write to it waits. */
+export function fillEventfd(fd: number): void {
+  native.setNonblocking(fd, false);
+  writeSync(fd, HIGHEST);
 }
 
 /** What is thrown by `body`, or by the promise it returns. */

@@ -7,7 +7,6 @@ import {
   openSync,
   readFileSync,
   statfsSync,
-  writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
@@ -24,7 +23,7 @@ import {
   ROW_WORDS,
   RWF_NOWAIT,
 } from '../../lib/native/index.ts';
-import { openFds } from './helpers.ts';
+import { fillEventfd, openFds } from './helpers.ts';
 import { TestRing } from './test-ring.ts';
 
 const [EINTR, EBADF, EAGAIN, EINVAL, ETIME, EISDIR, EOPNOTSUPP] = [4, 9, 11, 22, 62, 21, 95];
@@ -346,8 +345,7 @@ t.test('sendSignals: an eventfd that a peer made blocking and filled is given up
     full.close();
     other.close();
   });
-  native.setNonblocking(full.fd, false);
-  writeSync(full.fd, Buffer.from('feffffffffffffff', 'hex'));
+  fillEventfd(full.fd);
   const signals = Int32Array.of(full.fd, -1, 0, other.fd, -1, 0);
   native.sendSignals(signals, 2);
   t.same([signals[2], signals[5]], [EINTR, 0], 'the others are sent');

@@ -1,14 +1,12 @@
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { type Addon, IoFlag, IoKind, native } from '../../lib/native/index.ts';
 import { PoolEngine } from '../../lib/reactor/pool-engine.ts';
 import { UringEngine } from '../../lib/reactor/uring-engine.ts';
+import { fillEventfd } from '../native/helpers.ts';
 
 const NOTHING = { offset: 0, length: 0 };
-
-/** The highest count of an eventfd. */
-const FULL = new Uint8Array(new BigUint64Array([2n ** 64n - 2n]).buffer);
 
 const ENGINES = {
   io_uring: () => new UringEngine(native, 'auto'),
@@ -52,8 +50,7 @@ for (const [name, open] of Object.entries(ENGINES)) {
       engine.close();
       full.close();
     });
-    native.setNonblocking(full.fd, false);
-    writeSync(full.fd, FULL);
+    fillEventfd(full.fd);
     const refused: number[][] = [];
     engine.onSignalRefused = (...all) => refused.push(all);
     engine.signal(full.fd, -1);
