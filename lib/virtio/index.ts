@@ -5,6 +5,6 @@ export * from './features.ts';
 export * from './guest-memory.ts';
 export * from './packed-driver.ts';
 export * from './queues.ts';
-export { VirtqueueError } from './ring.ts';
+export { RING_ENTRIES, RING_INDEX, VirtqueueError } from './ring.ts';
 export * from './split-driver.ts';
 export * from './virtqueue.ts';

@@ -20,6 +20,11 @@ export const EVENT_ENABLE = 0;
 export const EVENT_DISABLE = 1;
 export const EVENT_DESC = 2;
 
+/** 16-bit words of the split avail and used rings: flags, index, first entry (virtio 1.3 §2.7.6, §2.7.8). */
+export const RING_FLAGS = 0;
+export const RING_INDEX = 1;
+export const RING_ENTRIES = 2;
+
 /** The avail ring's and the used ring's suppression flag of the split ring (virtio 1.3 §2.7.6, §2.7.8). */
 export const AVAIL_NO_INTERRUPT = 1;
 export const USED_NO_NOTIFY = 1;

@@ -16,13 +16,12 @@ import {
   DESC_WORDS,
   DESC_WRITE,
   needEvent,
+  RING_ENTRIES,
+  RING_FLAGS,
+  RING_INDEX,
   USED_NO_NOTIFY,
 } from './ring.ts';
 import type { QueueLayout } from './virtqueue.ts';
-
-const FLAGS = 0;
-const INDEX = 1;
-const RING = 2;
 
 /**
  * The driver's side of a split virtqueue (virtio 1.3 §2.7): for front ends and for tests. It builds
@@ -84,16 +83,16 @@ export class SplitDriver implements DriverQueue {
     this.#arena = arena;
     this.#mask = size - 1;
     this.#eventIndex = this.layout.eventIndex;
-    this.#usedEvent = RING + size;
-    this.#availEvent = RING + 4 * size;
+    this.#usedEvent = RING_ENTRIES + size;
+    this.#availEvent = RING_ENTRIES + 4 * size;
     this.#follow = Int32Array.from({ length: size }, (_, i) => i + 1);
     this.#freeCount = size;
     this.#counts = new Uint16Array(size);
     this.#nextAvail = position.avail;
     this.#nextUsed = position.used;
     this.#kicked = position.avail;
-    this.avail[INDEX] = position.avail;
-    this.used[INDEX] = position.used;
+    this.avail[RING_INDEX] = position.avail;
+    this.used[RING_INDEX] = position.used;
     this.avail[this.#usedEvent] = position.used;
     this.used[this.#availEvent] = position.avail;
   }
@@ -127,11 +126,11 @@ export class SplitDriver implements DriverQueue {
 
   /** Put `head` into the avail ring, whatever its chain is. */
   offer(head: number): void {
-    this.avail[RING + (this.#nextAvail & this.#mask)] = head;
+    this.avail[RING_ENTRIES + (this.#nextAvail & this.#mask)] = head;
     this.#nextAvail = (this.#nextAvail + 1) & 0xffff;
     this.#outstanding++;
     // The entry first, then the index (§2.7.13.3).
-    Atomics.store(this.avail, INDEX, this.#nextAvail);
+    Atomics.store(this.avail, RING_INDEX, this.#nextAvail);
   }
 
   /** Write a descriptor of the table as it is given. */
@@ -145,12 +144,12 @@ export class SplitDriver implements DriverQueue {
     const now = this.#nextAvail;
     this.#kicked = now;
     if (old === now) return false;
-    if (!this.#eventIndex) return (Atomics.load(this.used, FLAGS) & USED_NO_NOTIFY) === 0;
+    if (!this.#eventIndex) return (Atomics.load(this.used, RING_FLAGS) & USED_NO_NOTIFY) === 0;
     return needEvent(Atomics.load(this.used, this.#availEvent), now, old);
   }
 
   next(): boolean {
-    if (Atomics.load(this.used, INDEX) === this.#nextUsed) return false;
+    if (Atomics.load(this.used, RING_INDEX) === this.#nextUsed) return false;
     const at = 1 + 2 * (this.#nextUsed & this.#mask);
     this.#nextUsed = (this.#nextUsed + 1) & 0xffff;
     this.usedId = this.used32[at]!;
@@ -167,14 +166,14 @@ export class SplitDriver implements DriverQueue {
 
   enableSignals(): boolean {
     if (this.#eventIndex) Atomics.store(this.avail, this.#usedEvent, this.#nextUsed);
-    else Atomics.store(this.avail, FLAGS, 0);
-    return Atomics.load(this.used, INDEX) !== this.#nextUsed;
+    else Atomics.store(this.avail, RING_FLAGS, 0);
+    return Atomics.load(this.used, RING_INDEX) !== this.#nextUsed;
   }
 
   disableSignals(): void {
     // With EVENT_IDX: as far from the next used entry as an index can be (§2.7.7.1).
     if (this.#eventIndex) Atomics.store(this.avail, this.#usedEvent, (this.#nextUsed - 1) & 0xffff);
-    else Atomics.store(this.avail, FLAGS, AVAIL_NO_INTERRUPT);
+    else Atomics.store(this.avail, RING_FLAGS, AVAIL_NO_INTERRUPT);
   }
 
   #addDirect(

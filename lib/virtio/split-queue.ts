@@ -7,6 +7,9 @@ import {
   DESC_WORDS,
   MAX_QUEUE_SIZE,
   needEvent,
+  RING_ENTRIES,
+  RING_FLAGS,
+  RING_INDEX,
   RingFault,
   resolvePart,
   USED_NO_NOTIFY,
@@ -23,11 +26,6 @@ import {
   type Virtqueue,
 } from './virtqueue.ts';
 import { ChainWalker } from './walk.ts';
-
-/** 16-bit words of the avail and used rings (virtio 1.3 §2.7.6, §2.7.8). */
-const FLAGS = 0;
-const INDEX = 1;
-const RING = 2;
 
 /** Half of the indices: so far ahead an event does not come. */
 const EVENT_FAR = 0x8000;
@@ -103,11 +101,11 @@ export class SplitQueue implements Virtqueue {
     this.#indirect = layout.indirect;
     this.#walker = new ChainWalker(memory, layout.indirect, false);
     this.#desc = words32(desc, DESC_WORDS * size);
-    this.#avail = words16(avail, RING + size + 1);
-    this.#used16 = words16(used, RING + 4 * size + 1);
+    this.#avail = words16(avail, RING_ENTRIES + size + 1);
+    this.#used16 = words16(used, RING_ENTRIES + 4 * size + 1);
     this.#used32 = words32(used, 1 + 2 * size);
-    this.#usedEvent = RING + size;
-    this.#availEvent = RING + 4 * size;
+    this.#usedEvent = RING_ENTRIES + size;
+    this.#availEvent = RING_ENTRIES + 4 * size;
     this.#nextAvail = position.avail;
     this.#seenAvail = position.avail;
     this.#nextUsed = position.used;
@@ -133,7 +131,7 @@ export class SplitQueue implements Virtqueue {
     if (next === this.#seenAvail && !this.#look()) {
       return this.#fault === undefined ? Popped.None : Popped.Broken;
     }
-    const head = this.#avail[RING + (next & this.#mask)];
+    const head = this.#avail[RING_ENTRIES + (next & this.#mask)];
     if (head === undefined) return this.#break('memory-vanished', -1, next);
     if (head >= this.size) return this.#break('head-out-of-range', head, next);
     if (this.#taken[head] !== 0) return this.#break('head-in-flight', head, next);
@@ -175,8 +173,9 @@ export class SplitQueue implements Virtqueue {
     this.#shownUsed = now;
     // A sequentially consistent store: the entries are written before it (§2.7.8.2), the driver's
     // wish is read after it.
-    Atomics.store(this.#used16, INDEX, now);
-    if (!this.#eventIndex) return (Atomics.load(this.#avail, FLAGS) & AVAIL_NO_INTERRUPT) === 0;
+    Atomics.store(this.#used16, RING_INDEX, now);
+    if (!this.#eventIndex)
+      return (Atomics.load(this.#avail, RING_FLAGS) & AVAIL_NO_INTERRUPT) === 0;
     const first = !this.#signalled;
     this.#signalled = true;
     return first || needEvent(Atomics.load(this.#avail, this.#usedEvent), now, old);
@@ -186,7 +185,7 @@ export class SplitQueue implements Virtqueue {
     if (this.#fault !== undefined || this.#used16.length === 0) return false;
     // The store is a full fence: the driver's index is read after it.
     if (this.#eventIndex) Atomics.store(this.#used16, this.#availEvent, this.#nextAvail);
-    else Atomics.store(this.#used16, FLAGS, 0);
+    else Atomics.store(this.#used16, RING_FLAGS, 0);
     return this.available();
   }
 
@@ -194,13 +193,13 @@ export class SplitQueue implements Virtqueue {
     if (this.#fault !== undefined || this.#used16.length === 0) return;
     // Where the driver stands it would kick for its next chain (§2.7.10). Only a hint, so no fence.
     if (this.#eventIndex) this.#used16[this.#availEvent] = this.#nextAvail ^ EVENT_FAR;
-    else Atomics.store(this.#used16, FLAGS, USED_NO_NOTIFY);
+    else Atomics.store(this.#used16, RING_FLAGS, USED_NO_NOTIFY);
   }
 
   available(): boolean {
     if (this.#fault !== undefined) return false;
     if (this.#nextAvail !== this.#seenAvail) return true;
-    return this.#avail.length !== 0 && Atomics.load(this.#avail, INDEX) !== this.#nextAvail;
+    return this.#avail.length !== 0 && Atomics.load(this.#avail, RING_INDEX) !== this.#nextAvail;
   }
 
   /** Read the driver's index; true when there is something to take. */
@@ -211,8 +210,8 @@ export class SplitQueue implements Virtqueue {
     }
     // Mostly asked when all was taken: a plain load says so, and `enableKicks` asks again before a
     // sleep. The entries are read after the atomic one.
-    if (this.#avail[INDEX] === this.#nextAvail) return false;
-    const index = Atomics.load(this.#avail, INDEX);
+    if (this.#avail[RING_INDEX] === this.#nextAvail) return false;
+    const index = Atomics.load(this.#avail, RING_INDEX);
     const ahead = (index - this.#nextAvail) & 0xffff;
     if (ahead === 0) return false;
     // No more than the whole ring can be available (§2.7.13).
