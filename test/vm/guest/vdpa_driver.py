@@ -156,7 +156,8 @@ class Device:
         fcntl.ioctl(self.fd, request, struct.pack(form, *values))
 
     def get(self, request, form):
-        return struct.unpack(form, fcntl.ioctl(self.fd, request, bytes(struct.calcsize(form))))[0]
+        """The last field of the answer; the fields before it ask, and are zero."""
+        return struct.unpack(form, fcntl.ioctl(self.fd, request, bytes(struct.calcsize(form))))[-1]
 
     def set_status(self, status):
         self.set(SET_STATUS, "=B", status)
@@ -216,7 +217,7 @@ class Device:
 
     def base(self):
         """Where the device says that the queue stands; this stops it."""
-        return struct.unpack("=II", fcntl.ioctl(self.fd, GET_VRING_BASE, bytes(8)))[1]
+        return self.get(GET_VRING_BASE, "=II")
 
     def submit(self, kind, disk, iova, length):
         """Make one request available; its number."""
