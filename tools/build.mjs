@@ -94,9 +94,10 @@ function buildAddon(folder, definitions) {
 }
 
 function ts() {
-  const tsc = bin('typescript', 'tsc');
+  // What follows imports it, and would not say what to do where it is missing.
+  bin('typescript', 'tsc');
   rmSync(join(root, 'dist'), { recursive: true, force: true });
-  run('TypeScript', process.execPath, [tsc, '-p', 'tsconfig.build.json']);
+  run('TypeScript', process.execPath, [join(root, 'tools/lib/library.mjs'), 'tsconfig.build.json']);
   run('the programs', process.execPath, [join(root, 'tools/lib/programs.mjs')]);
 }
 

@@ -1,7 +1,8 @@
-// For esbuild: puts the numbers of constants (`const SECTOR_BYTES = 512`) and of tables (`const IoKind = {
-// Read: 0, Write: 1 } as const`) where the sources name them. V8 does not know that a joined file's
-// variables never change: at each use it loads the variable, for a table checks its shape and loads the
-// entry, and checks that it is a number, which was a tenth of the instructions a request takes.
+// Puts the numbers of constants (`const SECTOR_BYTES = 512`) and of tables (`const IoKind = { Read: 0,
+// Write: 1 } as const`) where the sources name them: in files that esbuild joins, and in modules that
+// TypeScript compiles. V8 does not know that a file's variables never change: at each use it loads the
+// variable, for a table checks its shape and loads the entry, and checks that it is a number, which was a
+// tenth of the instructions a request takes.
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import ts from 'typescript';
@@ -67,40 +68,57 @@ function constants(file, imported) {
   return found;
 }
 
-/** The file's text with the known names replaced. A second thing of such a name is an error. */
-function replaced(file, known, declarations) {
-  const edits = [];
+/** The constants a file can name: its own and, of `exported`, what it imports; and its declarations of them. */
+function known(file, exported) {
+  const numbers = new Map();
+  for (const statement of file.statements) {
+    if (!ts.isImportDeclaration(statement)) continue;
+    const names = statement.importClause?.namedBindings;
+    if (names === undefined || !ts.isNamedImports(names)) continue;
+    for (const { name, propertyName } of names.elements) {
+      const value = exported.get((propertyName ?? name).text);
+      if (value !== undefined) numbers.set(name.text, value);
+    }
+  }
+  const own = constants(file, numbers);
+  for (const { name, value } of own) numbers.set(name.text, value);
+  return { numbers, declarations: new Set(own.map(({ name }) => name)) };
+}
+
+/**
+ * The expressions of a file that stand for a number, from front to back, each with that number. A second
+ * thing of a constant's name is an error.
+ */
+function uses(file, exported) {
+  const { numbers, declarations } = known(file, exported);
+  const found = new Map();
   const visit = (node) => {
     if (ts.isTypeNode(node) || ts.isImportDeclaration(node) || ts.isExportDeclaration(node)) return;
     if (ts.isPropertyAccessExpression(node) && ts.isIdentifier(node.expression)) {
-      const value = known.get(node.expression.text);
+      const value = numbers.get(node.expression.text);
       if (value instanceof Map && value.has(node.name.text)) {
-        edits.push([node, value.get(node.name.text)]);
+        found.set(node, value.get(node.name.text));
         return;
       }
     }
-    if (ts.isIdentifier(node) && known.has(node.text) && !declarations.has(node)) {
+    if (ts.isIdentifier(node) && numbers.has(node.text) && !declarations.has(node)) {
       const { parent } = node;
       if (ts.isPropertyAccessExpression(parent) && parent.name === node) return;
       if (ts.isPropertyAssignment(parent) && parent.name === node) return;
       if ('name' in parent && parent.name === node && !ts.isTypeAliasDeclaration(parent)) {
         throw new Error(`${file.fileName}: a constant and something else are called ${node.text}`);
       }
-      const value = known.get(node.text);
-      if (typeof value === 'number') edits.push([node, value]);
+      const value = numbers.get(node.text);
+      if (typeof value === 'number') found.set(node, value);
     }
     ts.forEachChild(node, visit);
   };
   visit(file);
-  let text = file.text;
-  for (const [node, value] of edits.reverse()) {
-    text = `${text.slice(0, node.getStart(file))}(${value})${text.slice(node.end)}`;
-  }
-  return text;
+  return found;
 }
 
-/** `folder` holds the TypeScript sources. Exported names that mean two things are left alone. */
-export function inlineNumbers(folder) {
+/** What the TypeScript sources in `folder` export. Names that mean two things are left alone. */
+function exportedNumbers(folder) {
   const exported = new Map();
   for (const path of readdirSync(folder, { recursive: true })) {
     if (!path.endsWith('.ts')) continue;
@@ -108,27 +126,47 @@ export function inlineNumbers(folder) {
       if (shared) exported.set(name.text, exported.has(name.text) ? undefined : value);
     }
   }
+  return exported;
+}
+
+/** For esbuild; `folder` holds the TypeScript sources. */
+export function inlineNumbers(folder) {
+  const exported = exportedNumbers(folder);
   return {
     name: 'inline-numbers',
     setup(build) {
       build.onLoad({ filter: /\.ts$/ }, ({ path }) => {
         if (!path.startsWith(folder)) return undefined;
         const file = parse(path);
-        const known = new Map();
-        for (const statement of file.statements) {
-          if (!ts.isImportDeclaration(statement)) continue;
-          const names = statement.importClause?.namedBindings;
-          if (names === undefined || !ts.isNamedImports(names)) continue;
-          for (const { name, propertyName } of names.elements) {
-            const value = exported.get((propertyName ?? name).text);
-            if (value !== undefined) known.set(name.text, value);
-          }
+        let { text } = file;
+        for (const [node, value] of [...uses(file, exported)].reverse()) {
+          text = `${text.slice(0, node.getStart(file))}(${value})${text.slice(node.end)}`;
         }
-        const own = constants(file, known);
-        for (const { name, value } of own) known.set(name.text, value);
-        const text = replaced(file, known, new Set(own.map(({ name }) => name)));
         return { contents: text, loader: 'ts' };
       });
     },
   };
+}
+
+/** The same for TypeScript, as a transformer that comes before its own. */
+export function numberTransformer(folder) {
+  const exported = exportedNumbers(folder);
+  return (context) => (file) => {
+    const found = uses(file, exported);
+    const visit = (node) => {
+      const value = found.get(node);
+      if (value === undefined) return ts.visitEachChild(node, visit, context);
+      // It stands where the name stood, so the source map leads there.
+      return ts.setTextRange(literal(context.factory, value), node);
+    };
+    return ts.visitNode(file, visit);
+  };
+}
+
+function literal(factory, value) {
+  const digits = factory.createNumericLiteral(Math.abs(value));
+  if (value >= 0) return digits;
+  return factory.createParenthesizedExpression(
+    factory.createPrefixUnaryExpression(SyntaxKind.MinusToken, digits),
+  );
 }
