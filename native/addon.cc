@@ -48,6 +48,8 @@ constexpr Export kExports[] = {
     {"lockFile", wrapped<lockFile>},
     {"blockDeviceInfo", wrapped<blockDeviceInfo>},
     {"directIoAlignment", wrapped<directIoAlignment>},
+    {"mapFile", wrapped<mapWholeFile>},
+    {"slowCopies", slowCopies},
     {"ioRun", ioRun},
     {"ioPool", wrapped<ioPool>},
     {"ioUringSetup", wrapped<ioUringSetup>},
@@ -73,6 +75,7 @@ napi_value load(napi_env env, napi_value exports) {
     defineOwnedFd(env);
     defineMapping(env);
     defineFdWatcher(env);
+    defineFileMap(env);
     defineIoPool(env);
     for (const Export& entry : kExports) {
       napi_value function;

@@ -35,7 +35,7 @@ class Mailbox {
   static void shut(void* self);
 };
 
-constexpr int kHandleClasses = 4;
+constexpr int kHandleClasses = 5;
 
 /// What the addon keeps per environment (main thread or worker).
 struct Environment {

@@ -48,6 +48,10 @@ Napi::Value vdpaDeviceDelete(const Napi::CallbackInfo& info);
 Napi::Value vdpaDeviceList(const Napi::CallbackInfo& info);
 Napi::Value vdpaManagementDevices(const Napi::CallbackInfo& info);
 
+// file-map.cc
+void defineFileMap(napi_env env);
+Napi::Value mapWholeFile(const Napi::CallbackInfo& info);
+
 // file.cc
 Napi::Value allocateFile(const Napi::CallbackInfo& info);
 Napi::Value lockFile(const Napi::CallbackInfo& info);
@@ -55,6 +59,7 @@ Napi::Value blockDeviceInfo(const Napi::CallbackInfo& info);
 Napi::Value directIoAlignment(const Napi::CallbackInfo& info);
 
 // io.cc, io-pool.cc
+napi_value slowCopies(napi_env env, napi_callback_info raw);
 napi_value ioRun(napi_env env, napi_callback_info raw);
 napi_value clockUs(napi_env env, napi_callback_info raw);
 napi_value sendSignalsNow(napi_env env, napi_callback_info raw);

@@ -9,6 +9,9 @@ namespace vduse {
 
 enum class IoKind : uint32_t { Read = 0, Write = 1, Sync = 2, Allocate = 3 };
 
+/// IoFlag.Watch.
+constexpr uint32_t kWatch = 2;
+
 struct IoRow {
   uint32_t kind;
   int32_t fd;
@@ -19,17 +22,21 @@ struct IoRow {
   uint32_t rwFlags;
   int32_t result;
   uint32_t user;
-  uint32_t mode;
+  uint32_t flags;
   uint32_t owner;
   uint32_t token;
-  uint32_t flags;
-  uint32_t pad;
+  union {
+    /// Reads and writes: where the file's first byte is mapped; 0: nowhere.
+    uint64_t map;
+    /// fallocate's.
+    uint32_t mode;
+  };
 };
 static_assert(sizeof(IoRow) == 64 && sizeof(iovec) == 16);
 static_assert(offsetof(IoRow, offset) == 8 && offsetof(IoRow, firstVector) == 24);
 static_assert(offsetof(IoRow, rwFlags) == 32 && offsetof(IoRow, result) == 36);
-static_assert(offsetof(IoRow, user) == 40 && offsetof(IoRow, mode) == 44);
-static_assert(offsetof(IoRow, flags) == 56);
+static_assert(offsetof(IoRow, user) == 40 && offsetof(IoRow, flags) == 44);
+static_assert(offsetof(IoRow, map) == 56 && offsetof(IoRow, mode) == 56);
 
 /// IOV_MAX, the most vectors one call takes.
 constexpr uint32_t kMaxVectors = 1024;

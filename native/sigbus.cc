@@ -21,6 +21,8 @@ struct Block {
 Block firstBlock;
 std::mutex writers;
 struct sigaction previous;
+/// Where this thread's attempt is to end, if it is making one.
+thread_local sigjmp_buf* attempted = nullptr;
 
 /// Async-signal-safe: loads, one mmap, stores.
 bool absorb(uintptr_t address) {
@@ -45,6 +47,12 @@ bool absorb(uintptr_t address) {
 }
 
 void handle(int signal, siginfo_t* info, void* context) {
+  // A positive code is a fault of this very thread, so nothing but the attempt is interrupted.
+  if (attempted != nullptr && info->si_code > 0) {
+    sigjmp_buf* stopped = attempted;
+    attempted = nullptr;
+    siglongjmp(*stopped, 1);
+  }
   const int saved = errno;
   const bool ours =
       info->si_code == BUS_ADRERR && absorb(reinterpret_cast<uintptr_t>(info->si_addr));
@@ -63,20 +71,32 @@ void handle(int signal, siginfo_t* info, void* context) {
   }
 }
 
+}  // namespace
+
 void install() {
-  struct sigaction action = {};
-  action.sa_sigaction = handle;
-  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
-  sigemptyset(&action.sa_mask);
-  sigaction(SIGBUS, &action, &previous);
+  static const bool once = [] {
+    struct sigaction action = {};
+    action.sa_sigaction = handle;
+    // Not blocked while it is handled: an attempt is left without returning.
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_NODEFER;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, &action, &previous);
+    return true;
+  }();
+  (void)once;
 }
 
-}  // namespace
+void beginAttempt(sigjmp_buf* stopped) {
+  attempted = stopped;
+}
+
+void endAttempt() {
+  attempted = nullptr;
+}
 
 Slot* guard(void* address, size_t length, int protection) {
   std::lock_guard lock(writers);
-  static const bool installed = (install(), true);
-  (void)installed;
+  install();
   Block* block = &firstBlock;
   for (;;) {
     for (Slot& slot : block->slots) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <csetjmp>
 #include <cstddef>
 #include <cstdint>
 
@@ -8,6 +9,14 @@
 /// The handler here puts zeroed anonymous pages over the whole mapping instead, so that the access
 /// goes on, and marks the mapping as poisoned.
 namespace vduse::sigbus {
+
+/// Installs the handler; `guard` does so too.
+void install();
+
+/// From here to `endAttempt` a SIGBUS of this thread, whatever was touched, jumps to `stopped` (with 1) and
+/// ends the attempt: for accesses that can be made in another way. sigsetjmp needs to save no mask.
+void beginAttempt(sigjmp_buf* stopped);
+void endAttempt();
 
 /// One guarded mapping. Slots are reused and never freed, since the handler walks them without a
 /// lock.
@@ -18,7 +27,6 @@ struct Slot {
   std::atomic<bool> poisoned{false};
 };
 
-/// Installs the handler with the first call of the process.
 Slot* guard(void* address, size_t length, int protection);
 
 /// Must come before munmap: the handler maps over whatever lies in a guarded range.

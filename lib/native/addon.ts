@@ -47,6 +47,17 @@ export interface Mapping {
   unmap(): void;
 }
 
+/**
+ * A whole file, mapped for the copies of `ioRun` and for nothing else. It goes with `unmap()`, or when
+ * the object is garbage collected.
+ */
+export interface FileMap {
+  /** The address of its first byte in this process; 0 after `unmap()`. */
+  readonly address: number;
+  /** No row that names it may be waiting; a second call does nothing. */
+  unmap(): void;
+}
+
 export interface VduseDeviceConfig {
   readonly name: string;
   readonly vendorId: number;
@@ -210,10 +221,15 @@ export interface Addon {
   directIoAlignment(fd: number): readonly [number, number] | undefined;
 
   // --- the engine
+  /** MAP_SHARED, of a file of any size. ENODEV: its file system can't. */
+  mapFile(fd: number, length: number, writable: boolean): FileMap;
+  /** How many of the watched copies of this thread waited for a page to be read (getrusage: ru_majflt). */
+  slowCopies(): number;
   /**
    * Runs rows at once, in order, on this thread; results go to the rows. Stops early never. A short
    * transfer is continued until its end, the end of the file or an error (which is then the result),
-   * but not under rwFlags. -EINVAL: an unknown kind, vectors outside the table, more than 1024
+   * but not under rwFlags. A read or write with a `map` is copied from there, or to there; what can't be
+   * had there (the file was cut short, its disk fails or is full) is left to the system call. -EINVAL: an unknown kind, vectors outside the table, more than 1024
    * vectors or 2^31-1 bytes.
    */
   ioRun(rows: ArrayBuffer, vectors: ArrayBuffer, first: number, count: number): void;

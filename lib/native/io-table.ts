@@ -16,12 +16,15 @@ export const RWF_NOWAIT = 8;
 export const IoFlag = {
   /** The operation may wait for a device: never run it on the thread that drives queues. */
   MayBlock: 1,
+  /** If it is a copy that waits for a page to be read, it counts in `slowCopies`. */
+  Watch: 2,
 } as const;
 
 /**
  * Struct io_row of native/io.cc, 64 bytes, little-endian:
  * u32 kind@0, i32 fd@4, u64 offset@8, u64 length@16, u32 firstVector@24, u32 vectorCount@28,
- * u32 rwFlags@32, i32 result@36, u32 user@40, u32 mode@44, u32 owner@48, u32 token@52, u32 flags@56, u32 pad.
+ * u32 rwFlags@32, i32 result@36, u32 user@40, u32 flags@44, u32 owner@48, u32 token@52, u64 map@56 (or u32 mode).
+ * `map` is where the file's first byte is mapped, 0 for nowhere; fallocate has its mode there.
  * `user` is the engine's own word (it comes back from the pool); `owner` and `token` are the submitter's.
  */
 export const ROW_BYTES = 64;
@@ -39,10 +42,11 @@ export const ROW = {
   rwFlags: 8,
   result: 9,
   user: 10,
-  mode: 11,
+  flags: 11,
   owner: 12,
   token: 13,
-  flags: 14,
+  map: 14,
+  mode: 14,
 } as const;
 
 const TWO_32 = 2 ** 32;
@@ -65,6 +69,12 @@ export interface Memory {
 export interface Extent {
   readonly offset: number;
   readonly length: number;
+}
+
+/** Where a file's first byte is mapped, in words as a row has them. */
+export interface MapAddress {
+  readonly low: number;
+  readonly high: number;
 }
 
 /** Who pushed a row, and is told of its end. */
@@ -170,11 +180,21 @@ export class IoTable {
     rows[at + ROW.rwFlags] = 0;
     rows[at + ROW.result] = 0;
     rows[at + ROW.user] = 0;
-    rows[at + ROW.mode] = mode;
+    rows[at + ROW.flags] = flags;
     rows[at + ROW.owner] = owner;
     rows[at + ROW.token] = token;
-    rows[at + ROW.flags] = flags;
+    rows[at + ROW.mode] = mode;
+    rows[at + ROW.map + 1] = 0;
     return index;
+  }
+
+  /** The newest row, a read or write, may be a copy from or to the file's mapping; see `ioRun`. */
+  mapNewest({ low, high }: MapAddress, flags: number): void {
+    const at = ((this.count - 1) & MAX_INDEX) * ROW_WORDS;
+    const rows = this.#rows;
+    rows[at + ROW.flags] = flags;
+    rows[at + ROW.map] = low;
+    rows[at + ROW.map + 1] = high;
   }
 
   /** Add `length` bytes at `offset` of `memory` to the newest row. */

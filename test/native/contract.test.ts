@@ -120,6 +120,8 @@ const FUNCTIONS: Record<keyof Addon, Argument[]> = {
   lockFile: [fd, flag],
   blockDeviceInfo: [fd],
   directIoAlignment: [fd],
+  mapFile: [fd, integer(1, 0, 2 ** 53), flag],
+  slowCopies: [],
   ioRun: [rows, vectors, integer(0, 1e6), integer(0, 1e6)],
   ioPool: [integer(1, 0, 65)],
   ioUringSetup: [integer(0, 2 ** 32), u32],
