@@ -6,10 +6,12 @@
       "sources": [
         "native/addon.cc",
         "native/args.cc",
+        "native/copy.cc",
         "native/environment.cc",
         "native/errors.cc",
         "native/fd.cc",
         "native/file.cc",
+        "native/file-map.cc",
         "native/interrupt.cc",
         "native/io.cc",
         "native/io-pool.cc",

@@ -28,6 +28,7 @@ interface ServeArguments {
   'block-size': number;
   serial?: string | undefined;
   direct: boolean;
+  mmap: boolean;
   'state-dir'?: string | undefined;
   'socket-path'?: string | undefined;
   'socket-group'?: string | undefined;
@@ -84,6 +85,12 @@ export const serveCommand: CommandModule<object, ServeArguments> = {
           describe: "serial number, at most 20 bytes [default: the image's base name]",
         },
         direct: { type: 'boolean', default: false, describe: 'O_DIRECT: past the page cache' },
+        mmap: {
+          type: 'boolean',
+          default: true,
+          describe:
+            'copy what is cached from and to a mapping of the image; --no-mmap: only by calls',
+        },
         'state-dir': {
           type: 'string',
           requiresArg: true,
@@ -179,6 +186,7 @@ function devicesOf(argv: ServeArguments, signal: AbortSignal): DeviceOptions | D
     readOnly: argv['read-only'],
     blockSize: argv['block-size'],
     direct: argv.direct,
+    mmap: argv.mmap,
     signal,
     ...given('name', argv.name),
     ...given('size', argv.size === undefined ? undefined : parseSize(argv.size)),

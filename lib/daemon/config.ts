@@ -18,6 +18,7 @@ const KEYS: Readonly<Record<string, Kind>> = {
   blockSize: 'number',
   serial: 'string',
   direct: 'boolean',
+  mmap: 'boolean',
   attach: 'boolean',
   stateDir: 'string',
   ring: 'ring',

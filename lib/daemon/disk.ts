@@ -22,6 +22,8 @@ export interface DiskOptions {
   readonly serial?: string;
   /** O_DIRECT: past the page cache. */
   readonly direct?: boolean;
+  /** What is cached may be copied from and to a mapping of the image; default: true. */
+  readonly mmap?: boolean;
 }
 
 export const MAX_QUEUES = 256;
@@ -60,6 +62,7 @@ export function openDisk(options: DiskOptions, switchableCache: boolean): Hosted
     readOnly: options.readOnly ?? false,
     direct: options.direct ?? false,
     blockSize,
+    mmap: options.mmap ?? true,
     ...(options.size === undefined ? {} : { size: options.size }),
   });
   try {

@@ -11,6 +11,7 @@ import {
   type SignalTarget,
   type WorkerTables,
 } from '../reactor/index.ts';
+import { ageKnowledge, type FileCopies, mapImage } from '../store/index.ts';
 import { VhostUserMemory } from '../transport/vhost-user/index.ts';
 import { GuestMemory } from '../virtio/index.ts';
 import { BLOCK_MODEL, type BlockModelOptions } from './block-model.ts';
@@ -31,6 +32,8 @@ export interface RehearsalCast {
   readonly memory: 'table' | 'found' | 'searched';
   /** What stands for the disk's file. */
   readonly fd: number;
+  /** A file of the disk's size to be mapped, so that there are copies too; undefined: none. */
+  readonly mapped: number | undefined;
   /** The file can be synced; some requests are flushes. */
   readonly flushes: boolean;
   readonly twoRegions: boolean;
@@ -53,12 +56,13 @@ export class RehearsalLife {
   readonly #kick: number;
   readonly #call: number;
   readonly #memory: MemorySource;
+  readonly #knowledge: SharedArrayBuffer | undefined;
   readonly #undo: (() => void)[] = [];
 
   /** Throws the system's errors; nothing is left open then. */
   constructor(
     { addon, tables, options }: RehearsalStage,
-    { memory, fd, flushes, twoRegions }: RehearsalCast,
+    { memory, fd, mapped, flushes, twoRegions }: RehearsalCast,
   ) {
     const eventfd = () => {
       const owned = addon.eventfd(0);
@@ -92,7 +96,10 @@ export class RehearsalLife {
         addon.eventfdSignal(orders);
         this.#loop.takeOrders();
       };
-      this.#begin(fd);
+      const map = mapped === undefined ? undefined : mapImage(mapped, DISK_BYTES, false);
+      this.#undo.push(() => map?.map.unmap());
+      this.#knowledge = map?.copies.knowledge;
+      this.#begin(fd, map?.copies);
     } catch (error) {
       this.close();
       throw error;
@@ -104,6 +111,8 @@ export class RehearsalLife {
 
   /** Send `count` requests, `depth` at a time, and serve them. A sleep and a kick before each batch. */
   serve(count: number, depth: number): void {
+    // Some pages are as good as new, the next time some are old, and most are known.
+    if (this.#knowledge !== undefined) ageKnowledge(this.#knowledge, depth === 1 ? 1 : 2);
     for (let sent = 0; sent < count; sent += depth) {
       this.#ring.send(depth);
       let turns = 0;
@@ -137,13 +146,13 @@ export class RehearsalLife {
     while (this.#undo.length > 0) this.#undo.pop()!();
   }
 
-  #begin(fd: number): void {
+  #begin(fd: number, copies: FileCopies | undefined): void {
     this.#order({
       type: 'add-device',
       device: {
         id: DEVICE,
         model: BLOCK_MODEL,
-        modelOptions: disk(fd),
+        modelOptions: disk(fd, copies),
         memory: MEMORY,
         memoryOptions: undefined,
         queues: 1,
@@ -192,7 +201,7 @@ function memorySource(table: VhostUserMemory, how: RehearsalCast['memory']): Mem
   };
 }
 
-function disk(fd: number): BlockModelOptions {
+function disk(fd: number, copies: FileCopies | undefined): BlockModelOptions {
   return {
     block: {
       capacity: DISK_BYTES,
@@ -222,6 +231,7 @@ function disk(fd: number): BlockModelOptions {
       syncsInPlace: true,
       allocationUnit: 1,
       syncFailure: new Int32Array(1),
+      copies,
     },
   };
 }

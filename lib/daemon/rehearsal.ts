@@ -48,17 +48,18 @@ export class Rehearsal {
       try {
         const stage = { addon: this.#addon, tables, options };
         const lives = [
-          ['table', image.fd],
-          ['found', zero],
-          ['searched', nothing],
+          ['table', image.fd, image.fd],
+          ['found', zero, undefined],
+          ['searched', nothing, undefined],
           // V8 takes notes of what it sees only from a function's tenth call or so on.
-          ['table', image.fd],
-          ['found', nothing],
+          ['table', image.fd, undefined],
+          ['found', nothing, image.fd],
         ] as const;
-        for (const [memory, fd] of lives) {
+        for (const [memory, fd, mapped] of lives) {
           const life = new RehearsalLife(stage, {
             memory,
             fd,
+            mapped,
             flushes: fd === image.fd,
             twoRegions: true,
           });
@@ -76,6 +77,7 @@ export class Rehearsal {
         const last = new RehearsalLife(stage, {
           memory: 'table',
           fd: zero,
+          mapped: image.fd,
           flushes: false,
           twoRegions: false,
         });

@@ -1,3 +1,4 @@
+import { native } from '../native/index.ts';
 import {
   type Extent,
   FALLOC_FL_KEEP_SIZE,
@@ -6,9 +7,11 @@ import {
   IoFlag,
   IoKind,
   type IoPort,
+  type MapAddress,
   type Memory,
   type RowOwner,
 } from '../native/io-table.ts';
+import { CachedPages, Copy, type CopyPolicy } from './cached-pages.ts';
 import { DirectTransfer } from './direct-transfer.ts';
 import { Errno } from './errno.ts';
 import { MAX_TOKENS, type Store, type StoreInfo, type StoreSink } from './store.ts';
@@ -36,6 +39,15 @@ export interface FileTarget {
    * proves nothing: every flush of the image fails from then on.
    */
   readonly syncFailure: Int32Array;
+  /** Where the file is mapped, so that what is cached can be copied; undefined: only by system calls. */
+  readonly copies: FileCopies | undefined;
+}
+
+export interface FileCopies {
+  /** Valid as long as the descriptor. */
+  readonly address: MapAddress;
+  /** Of `createKnowledge`. */
+  readonly knowledge: SharedArrayBuffer;
 }
 
 const MODE_PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
@@ -45,7 +57,16 @@ const MODE_ZERO = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
 const WHOLE_FILE: Extent = { offset: 0, length: 0 };
 
 /** What a token's row means when it comes back. Plain reads and writes are 0 and touch no state. */
-const State = { Transfer: 0, Sync: 1, Discard: 2, Punch: 3, ZeroRange: 4, Fill: 5 } as const;
+const State = {
+  Transfer: 0,
+  Sync: 1,
+  Discard: 2,
+  Punch: 3,
+  ZeroRange: 4,
+  Fill: 5,
+  /** By a system call, of pages that may be copied the next time. */
+  Learn: 6,
+} as const;
 
 /** A regular file or block device, through the engine's rows. One instance serves one queue. */
 export class FileStore implements Store, RowOwner {
@@ -59,6 +80,10 @@ export class FileStore implements Store, RowOwner {
   readonly #syncFailure: Int32Array;
   readonly #owner: number;
   readonly #direct: DirectTransfer | undefined;
+  readonly #map: MapAddress | undefined;
+  readonly #copies: CopyPolicy | undefined;
+  /** Where a transfer began whose pages are learnt when it ends. */
+  readonly #begun: Float64Array | undefined;
   #zeroFill: ZeroFill | undefined;
   readonly #state = new Uint8Array(MAX_TOKENS);
   /** The range of a discard or zeroing, for the next way to do it; made at the first one. */
@@ -67,7 +92,8 @@ export class FileStore implements Store, RowOwner {
   #canPunch = true;
   #canZeroRange = true;
 
-  constructor(port: IoPort, target: FileTarget, sink: StoreSink) {
+  /** `policy`: of a mapped file; what measures best by default. */
+  constructor(port: IoPort, target: FileTarget, sink: StoreSink, policy?: CopyPolicy) {
     this.info = target.info;
     this.#port = port;
     this.#sink = sink;
@@ -79,6 +105,12 @@ export class FileStore implements Store, RowOwner {
     this.#owner = port.register(this);
     if (target.direct) {
       this.#direct = new DirectTransfer(port, this.#owner, target.fd, target.info);
+    }
+    if (target.copies !== undefined) {
+      this.#map = target.copies.address;
+      const { knowledge } = target.copies;
+      this.#copies = policy ?? new CachedPages(knowledge, target.info.capacity, native);
+      this.#begun = new Float64Array(MAX_TOKENS);
     }
   }
 
@@ -101,6 +133,7 @@ export class FileStore implements Store, RowOwner {
       return;
     }
     this.#state[token] = State.Sync;
+    this.#copies?.writtenBack();
     this.#port.table.push(
       this.#owner,
       token,
@@ -153,6 +186,11 @@ export class FileStore implements Store, RowOwner {
       if (ended !== undefined) this.#end(token, ended);
       return;
     }
+    if (state === State.Learn) {
+      if (result > 0) this.#copies!.learn(this.#begun![token]!, result);
+      this.#end(token, result);
+      return;
+    }
     const lacking = result === -Errno.EOPNOTSUPP || result === -Errno.ENOSYS;
     if (!lacking) this.#end(token, result);
     else if (state === State.ZeroRange) {
@@ -167,10 +205,19 @@ export class FileStore implements Store, RowOwner {
   }
 
   #transfer(token: number, kind: IoKind, extent: Extent): void {
-    if (this.#direct === undefined) {
-      this.#port.table.push(this.#owner, token, kind, this.#fd, extent, 0, this.#flags);
-    } else {
+    if (this.#direct !== undefined) {
       this.#direct.begin(token, kind, extent);
+      return;
+    }
+    const table = this.#port.table;
+    table.push(this.#owner, token, kind, this.#fd, extent, 0, this.#flags);
+    if (this.#copies === undefined) return;
+    const copy = this.#copies.canCopy(extent, kind === IoKind.Write);
+    if (copy === Copy.No) {
+      this.#state[token] = State.Learn;
+      this.#begun![token] = extent.offset;
+    } else {
+      table.mapNewest(this.#map!, copy === Copy.Watched ? IoFlag.Watch : 0);
     }
   }
 
@@ -187,6 +234,7 @@ export class FileStore implements Store, RowOwner {
   }
 
   #allocate(token: number, state: number, mode: number, offset: number, length: number): void {
+    this.#copies?.forget(offset, length);
     this.#state[token] = state;
     this.#port.table.push(
       this.#owner,

@@ -13,6 +13,7 @@ import {
   readOnlyError,
   systemError,
 } from './image-error.ts';
+import { type ImageMap, isMappable, mapImage } from './image-map.ts';
 import { isRemote } from './remote.ts';
 import type { StoreInfo } from './store.ts';
 
@@ -24,6 +25,8 @@ export interface ImageOptions {
   readonly blockSize: 512 | 4096;
   /** Create the image, sparse, with so many bytes if it is missing; it must have that size if not. */
   readonly size?: number;
+  /** Copy what is cached from and to a mapping of the file, where its file system is known to be fit. */
+  readonly mmap: boolean;
 }
 
 /** A file system may like to transfer megabytes (st_blksize); a disk's physical block is at most this. */
@@ -39,16 +42,19 @@ export class Image {
   readonly warnings: readonly string[];
   /** What a `FileStore` needs; `postMessage` carries it. */
   readonly target: FileTarget;
+  readonly #map: ImageMap | undefined;
 
   constructor(
     fd: OwnedFd,
     target: FileTarget,
+    map: ImageMap | undefined,
     kind: 'file' | 'block',
     createdInode: bigint | undefined,
     warnings: readonly string[],
   ) {
     this.fd = fd;
     this.target = target;
+    this.#map = map;
     this.kind = kind;
     this.#createdInode = createdInode;
     this.warnings = warnings;
@@ -69,6 +75,7 @@ export class Image {
 
   /** Close and unlock. No store may use the descriptor any more. */
   close(): void {
+    this.#map?.map.unmap();
     this.fd.close();
   }
 
@@ -198,6 +205,11 @@ function describe(
   const alignment = options.direct
     ? directAlignment(path, fd.fd, options.blockSize, block)
     : { blockSize: 1, memoryAlignment: 1 };
+  const mayBlock = options.direct || block !== undefined || isRemote(path);
+  const map =
+    options.mmap && !mayBlock && isMappable(path)
+      ? mapImage(fd.fd, capacity, options.readOnly)
+      : undefined;
   const target: FileTarget = {
     fd: fd.fd,
     info: {
@@ -209,12 +221,13 @@ function describe(
       discard: !options.readOnly,
     },
     direct: options.direct,
-    mayBlock: options.direct || block !== undefined || isRemote(path),
+    mayBlock,
     syncsInPlace: false,
     allocationUnit: block?.logicalBlockSize ?? 1,
     syncFailure: new Int32Array(new SharedArrayBuffer(4)),
+    copies: map?.copies,
   };
-  return new Image(fd, target, block === undefined ? 'file' : 'block', created, warnings);
+  return new Image(fd, target, map, block === undefined ? 'file' : 'block', created, warnings);
 }
 
 /** The capacity: rounded down to whole blocks, with a word about the rest. */

@@ -10,7 +10,15 @@ import {
   IoKind,
   type Memory,
 } from '../../lib/native/io-table.ts';
-import { FileStore, type Image, ImageError, openImage, type Store } from '../../lib/store/index.ts';
+import {
+  Copy,
+  type CopyPolicy,
+  FileStore,
+  type Image,
+  ImageError,
+  openImage,
+  type Store,
+} from '../../lib/store/index.ts';
 import {
   attachLoop,
   FOLDERS,
@@ -33,17 +41,25 @@ interface Rig {
   readonly store: FileStore;
 }
 
-function open(t: Test, path: string, options: { direct?: boolean; size?: number } = {}): Rig {
-  const { direct = false, size } = options;
+interface RigOptions {
+  readonly direct?: boolean;
+  readonly size?: number;
+  readonly mmap?: boolean;
+  readonly policy?: CopyPolicy;
+}
+
+function open(t: Test, path: string, options: RigOptions = {}): Rig {
+  const { direct = false, size, mmap = false, policy } = options;
   const image = openImage(path, {
     readOnly: false,
     direct,
     blockSize: 512,
+    mmap,
     ...(size === undefined ? {} : { size }),
   });
   const port = new TestPort();
   const results = new Results();
-  const store = new FileStore(port, image.target, results);
+  const store = new FileStore(port, image.target, results, policy);
   t.teardown(() => {
     store.close();
     image.close();
@@ -51,7 +67,7 @@ function open(t: Test, path: string, options: { direct?: boolean; size?: number 
   return { image, port, results, store };
 }
 
-function fresh(t: Test, parent: string, options: { direct?: boolean; size?: number } = {}): Rig {
+function fresh(t: Test, parent: string, options: RigOptions = {}): Rig {
   const path = join(temporaryFolder(t, parent), 'disk.img');
   return open(t, path, { size: MIB, ...options });
 }
@@ -173,6 +189,92 @@ for (const parent of FOLDERS) {
       rig.port.rows.every((row) => row.kind < IoKind.Sync || row.flags === IoFlag.MayBlock),
       'whatever may wait for the disk says so',
     );
+  });
+
+  t.test(`${parent}: behaves like memory, copied from and to a mapping`, async (t) => {
+    let asked = 0;
+    const rig = fresh(t, parent, {
+      mmap: true,
+      policy: {
+        canCopy: () => (++asked % 3 === 0 ? Copy.No : Copy.Yes),
+        learn: () => {},
+        forget: () => {},
+        writtenBack: () => {},
+      },
+    });
+    behavesLikeMemory(t, rig);
+    const mapped = (kind: IoKind) => rig.port.rows.filter((row) => row.mapped && row.kind === kind);
+    t.ok(mapped(IoKind.Read).length > 100);
+    t.ok(mapped(IoKind.Write).length > 100);
+  });
+
+  t.test(`${parent}: what was read by a call is copied the next time`, async (t) => {
+    const { store, port, results } = fresh(t, parent, { mmap: true });
+    const memory = guestMemory(3 * 4096);
+    const whole = [{ memory, offset: 0, length: 3 * 4096 }];
+    const page = [{ memory, offset: 0, length: 512 }];
+    const read = (at: number, list: Piece[]) => {
+      transfer(store, 'read', at, list);
+      port.run();
+      t.ok(results.take()[0]![1] > 0);
+      return port.rows.at(-1)!.mapped;
+    };
+    t.equal(read(4096, whole), false);
+    t.equal(read(4096, whole), true);
+    t.equal(read(8192 + 512, page), true, 'a part of it');
+    t.equal(read(0, whole), false, 'a page more than was read');
+    t.equal(read(65536, page), false);
+    t.equal(read(65536, page), false, 'a part of a page says nothing of the rest');
+    store.discard(0, 8192, 4096);
+    port.run();
+    results.take();
+    t.equal(read(4096, whole), false, 'what was given back');
+  });
+
+  t.test(`${parent}: what is written again and again is copied until a flush`, async (t) => {
+    const { store, port, results } = fresh(t, parent, { mmap: true });
+    const memory = guestMemory(4096);
+    const write = () => {
+      transfer(store, 'write', 4096, [{ memory, offset: 0, length: 4096 }]);
+      port.run();
+      t.equal(results.take()[0]![1], 4096);
+      return port.rows.at(-1)!.mapped;
+    };
+    const untilCopied = () => {
+      let count = 0;
+      while (!write() && count < 5000) count++;
+      return count;
+    };
+    const first = untilCopied();
+    t.ok(first > 500 && first < 5000, `${first} writes`);
+    t.equal(write(), true);
+    store.flush(0);
+    port.run();
+    results.take();
+    t.equal(untilCopied(), first);
+  });
+
+  t.test(`${parent}: a file that is cut short fails copies as it fails calls`, async (t) => {
+    const answers = [true, false].map((mmap) => {
+      const { store, port, results, image } = fresh(t, parent, { mmap });
+      const memory = guestMemory(8192);
+      const at = (offset: number) => [{ memory, offset: 0, length: offset }];
+      transfer(store, 'read', 65536, at(8192));
+      port.run();
+      ftruncateSync(image.fd.fd, 65536 + 4096);
+      transfer(store, 'read', 65536, at(8192));
+      port.run();
+      transfer(store, 'read', 65536 + 4096, at(4096));
+      port.run();
+      t.equal(port.rows.at(-2)!.mapped, mmap);
+      return results.take();
+    });
+    t.same(answers[0], answers[1]);
+    t.same(answers[0], [
+      [0, 8192],
+      [0, 4096],
+      [0, 0],
+    ]);
   });
 
   t.test(`${parent}: behaves like memory, direct, memory at any alignment`, async (t) => {

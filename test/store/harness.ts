@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { native } from '../../lib/native/index.ts';
 import {
+  IoKind,
   type IoPort,
   IoTable,
   type Memory,
@@ -20,6 +21,8 @@ export interface SeenRow {
   readonly mode: number;
   readonly flags: number;
   readonly vectors: number;
+  /** It may be a copy from or to the file's mapping. */
+  readonly mapped: boolean;
 }
 
 /** Answers a row in the kernel's place; undefined lets the kernel do it. */
@@ -99,9 +102,10 @@ function seen(rows: Int32Array, at: number): SeenRow {
     kind: word(ROW.kind),
     offset: word(ROW.offset) + word(ROW.offset + 1) * 2 ** 32,
     length: word(ROW.length) + word(ROW.length + 1) * 2 ** 32,
-    mode: word(ROW.mode),
+    mode: word(ROW.kind) === IoKind.Allocate ? word(ROW.mode) : 0,
     flags: word(ROW.flags),
     vectors: word(ROW.vectorCount),
+    mapped: word(ROW.kind) <= IoKind.Write && (word(ROW.map) !== 0 || word(ROW.map + 1) !== 0),
   };
 }
 

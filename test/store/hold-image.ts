@@ -7,7 +7,7 @@ process.on('message', (order) => {
   if (order === 'close') image!.close();
   else {
     const readOnly = order === 'read';
-    image = openImage(process.argv[2]!, { readOnly, direct: false, blockSize: 512 });
+    image = openImage(process.argv[2]!, { readOnly, direct: false, blockSize: 512, mmap: true });
   }
   process.send!('done');
 });

@@ -19,7 +19,7 @@ import t, { type Test } from 'tap';
 import { type ImageOptions, openImage } from '../../lib/store/index.ts';
 import { attachLoop, FOLDERS, temporaryFolder, unprivileged } from './harness.ts';
 
-const BUFFERED: ImageOptions = { readOnly: false, direct: false, blockSize: 512 };
+const BUFFERED: ImageOptions = { readOnly: false, direct: false, blockSize: 512, mmap: true };
 const READ_ONLY: ImageOptions = { ...BUFFERED, readOnly: true };
 const MESSAGE = /^.+: .+ \(.+\)$/;
 
@@ -112,6 +112,27 @@ t.test('permissions: what may be read is offered --read-only', async (t) => {
   const closed = join(folder, 'closed');
   mkdirSync(closed, { mode: 0 });
   unprivileged(() => refuses(t, join(closed, 'x'), READ_ONLY, 'PERMISSION', /folders/));
+});
+
+t.test('an image is mapped as long as it is open, where it can be', async (t) => {
+  const path = join(temporaryFolder(t, FOLDERS[0]!), 'disk.img');
+  writeFileSync(path, new Uint8Array(8192));
+  const mappings = () =>
+    readFileSync('/proc/self/maps', 'utf8')
+      .split('\n')
+      .filter((line) => line.endsWith(path));
+  const image = openImage(path, BUFFERED);
+  t.not(image.target.copies, undefined);
+  t.match(mappings(), [/ rw-s /]);
+  image.close();
+  t.equal(mappings().length, 0);
+  const readOnly = openImage(path, READ_ONLY);
+  t.match(mappings(), [/ r--s /]);
+  readOnly.close();
+  const unmapped = openImage(path, { ...BUFFERED, mmap: false });
+  t.equal(unmapped.target.copies, undefined);
+  t.equal(mappings().length, 0);
+  unmapped.close();
 });
 
 t.test(

@@ -74,6 +74,7 @@ export function fileTarget(file: OpenFile): FileTarget {
     syncsInPlace: !remote,
     allocationUnit: 1,
     syncFailure: new Int32Array(new SharedArrayBuffer(4)),
+    copies: undefined,
   };
 }
 

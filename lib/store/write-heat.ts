@@ -1,0 +1,42 @@
+/** Bytes of a chunk, as a power of two: 2 MiB. */
+const CHUNK_SHIFT = 21;
+/** Writes, since the last write-back, from which on a chunk is hot: two for each of its pages. */
+const HOT = 1024;
+/** A chunk's word: the era in which its writes were counted, above their number. */
+const COUNT_BITS = 12;
+const COUNT_MASK = (1 << COUNT_BITS) - 1;
+const ERA_MASK = 2 ** (32 - COUNT_BITS) - 1;
+
+/**
+ * Which parts of a file are written so often that storing through the mapping pays. The first store to a
+ * page after its write-back is a fault, twice as dear as a system call; all others cost a third of one.
+ */
+export class WriteHeat {
+  readonly #chunks: Uint32Array;
+  readonly #era: Int32Array;
+
+  /** `era`: one word that all who write the file share; it goes up with each write-back. */
+  constructor(capacity: number, era: Int32Array) {
+    this.#chunks = new Uint32Array(Math.ceil(capacity / 2 ** CHUNK_SHIFT));
+    this.#era = era;
+  }
+
+  /** All pages are clean again, or as good as. */
+  writtenBack(): void {
+    Atomics.add(this.#era, 0, 1);
+  }
+
+  /** Count a write that begins at `offset`; true where it is hot. */
+  count(offset: number): boolean {
+    const chunk = Math.floor(offset / 2 ** CHUNK_SHIFT);
+    const era = this.#era[0]! & ERA_MASK;
+    const word = this.#chunks[chunk]!;
+    if (word >>> COUNT_BITS !== era) {
+      this.#chunks[chunk] = (era << COUNT_BITS) + 1;
+      return false;
+    }
+    if ((word & COUNT_MASK) >= HOT) return true;
+    this.#chunks[chunk] = word + 1;
+    return false;
+  }
+}
