@@ -35,7 +35,7 @@ const image = join(folder, 'disk.img');
 const socket = join(folder, 's');
 const floor = join(folder, 'floor');
 
-const SOURCES = ['floor.c', 'direct.c'].map((name) => join(ROOT, 'bench/floor', name));
+const SOURCES = ['floor.c', 'cached.c', 'direct.c'].map((name) => join(ROOT, 'bench/floor', name));
 run('cc', ['-O2', '-o', floor, ...SOURCES, '-lpthread']);
 
 const contestants = { ...CONTESTANTS };

@@ -1,7 +1,7 @@
 // The floor of `tools/bench vhost-user`: the engine's design in C. One queue of a vhost-user block
 // device, split ring with EVENT_IDX and indirect tables, served by one thread: take all that is
-// available, run it in one batch (reads with RWF_NOWAIT, buffered writes at once), publish once,
-// signal once, spin adaptively, sleep. Everything the driver wrote is checked as the engine does.
+// available, run it in one batch (cached.c: copies, reads with RWF_NOWAIT, buffered writes at once), publish
+// once, signal once, spin adaptively, sleep. Everything the driver wrote is checked as the engine does.
 // No more of the protocol than the benchmark's front end speaks. O_DIRECT is direct.c.
 //
 // usage: floor [--direct] IMAGE SOCKET
@@ -158,24 +158,16 @@ uint32_t finish(const struct op *op, int64_t done) {
   return whole && op->type == TYPE_IN ? (uint32_t)done + 1 : 1;
 }
 
-static uint32_t execute(const struct op *op) {
-  ssize_t done = -1;
-  const off_t offset = (off_t)op->offset;
+static uint32_t execute(const struct op *op, const struct op *next) {
+  int64_t done = -1;
   if (op->type == TYPE_FLUSH) {
+    written_back();
     done = fdatasync(image);
   } else if (op->type > TYPE_OUT) {
     *op->status = STATUS_UNSUPP;
     return 1;
   } else if (op->length != UINT64_MAX) {
-    if (op->type == TYPE_IN) {
-      done = preadv2(image, op->vector, op->vectors, offset, RWF_NOWAIT);
-      // What is not in the page cache would go to io_uring in the engine.
-      if (done != (ssize_t)op->length) done = preadv2(image, op->vector, op->vectors, offset, 0);
-    } else if (op->vectors == 1) {
-      done = pwrite(image, op->vector[0].iov_base, op->vector[0].iov_len, offset);
-    } else {
-      done = pwritev2(image, op->vector, op->vectors, offset, 0);
-    }
+    done = move_cached(op, next);
   }
   return finish(op, done);
 }
@@ -252,8 +244,13 @@ static bool turn(void) {
   const uint16_t seen = seen_available();
   if (seen == next_avail) return false;
   int count = 0;
-  while (next_avail != seen) parse(&ops[count++], take_head());
-  for (int i = 0; i < count; i++) answer(&ops[i], execute(&ops[i]));
+  while (next_avail != seen) {
+    parse(&ops[count], take_head());
+    plan_cached(&ops[count++]);
+  }
+  for (int i = 0; i < count; i++) {
+    answer(&ops[i], execute(&ops[i], i + 1 < count ? &ops[i + 1] : NULL));
+  }
   if (publish()) signal_driver();
   return true;
 }
@@ -423,6 +420,7 @@ int main(int argc, char **argv) {
   struct stat s;
   if (image < 0 || fstat(image, &s) < 0) die(argv[1]);
   capacity = (uint64_t)s.st_size / 512 * 512;
+  if (!direct) open_cached(capacity);
   stop_fd = eventfd(0, EFD_CLOEXEC);
   const int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   struct sockaddr_un name = {.sun_family = AF_UNIX};

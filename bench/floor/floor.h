@@ -8,8 +8,11 @@ enum { MAX_SIZE = 1024, MAX_SEGMENTS = 128 };
 enum { TYPE_IN = 0, TYPE_OUT = 1, TYPE_FLUSH = 4 };
 enum { STATUS_OK = 0, STATUS_IOERR = 1, STATUS_UNSUPP = 2 };
 
+enum { COPY_NO, COPY_YES, COPY_WATCHED };
+
 struct op {
   uint16_t head;
+  uint8_t copies;
   uint32_t type;
   int vectors;
   // `length` is UINT64_MAX where the disk has no such place.
@@ -53,6 +56,13 @@ bool spin_until(struct spin *spin, bool (*condition)(void));
 // A sleep has ended.
 void spin_woke(struct spin *spin);
 struct spin spin_start(void);
+
+// Through the page cache (cached.c): once; for each read or write as it is taken; to move its data, in the
+// order they were taken (`next` may be NULL); at a sync.
+void open_cached(uint64_t capacity);
+void plan_cached(struct op *op);
+int64_t move_cached(const struct op *op, const struct op *next);
+void written_back(void);
 
 // The queue's thread past the page cache (direct.c).
 void *serve_direct(void *unused);
