@@ -96,6 +96,27 @@ t.test('a row with a map is copied: no system call is made', async (t) => {
   t.ok(content.equals(readFileSync(path)));
 });
 
+t.test('a write that is aligned and whole is copied in another way, and right', async (t) => {
+  const content = randomBytes(4 * PAGE);
+  const { path, map, table } = fresh(t, content);
+  const memory = memoryOf(native.allocate(4 * PAGE));
+  const source = randomBytes(2 * PAGE);
+  memory.u8.set(source, 1);
+  const write = { kind: Kind.Write, fd: NO_FILE, memory };
+  const places = [
+    [PAGE, PAGE],
+    [512, 512],
+    [2 * PAGE + 16, 64],
+    [3 * PAGE + 8, 64],
+    [3 * PAGE + 512, 100],
+  ] as const;
+  for (const [offset, length] of places) {
+    t.equal(run(table, map, { ...write, offset, pieces: [[1, length]] }), length);
+    source.copy(content, offset, 0, length);
+    t.ok(content.equals(readFileSync(path)), `${length} bytes at ${offset}`);
+  }
+});
+
 t.test('what a page cannot give is the system call that would have been made', async (t) => {
   const { path, fd, map, table } = fresh(t, new Uint8Array(4 * PAGE).fill(1));
   const memory = memoryOf(native.allocate(4 * PAGE));
