@@ -5,8 +5,8 @@ import { WriteHeat } from './write-heat.ts';
 /** What is known is known by pages of this size, whatever the machine's are. */
 const PAGE_BYTES = 4096;
 
-/** Transfers of more pages than this are the kernel's: there the call is what costs least. */
-const MOST_PAGES = 32;
+/** Longer transfers are the kernel's: there the call is what costs least. */
+const MOST_BYTES = 32 * PAGE_BYTES;
 
 /** So many microseconds, as a power of two (8.4 s), are one time: pages are known for one to two. */
 const TIME_SHIFT = 23;
@@ -19,6 +19,8 @@ const WRITE_BACK_SHIFT = 2;
 
 /** So many transfers are decided between two looks at the clock; one copy of them is watched. */
 const LOOK_EVERY = 32;
+/** The one that is watched, counted down from there. */
+const WATCHED = 1;
 
 /** No copies for so long after one had to wait for the disk, and twice as long if it comes again soon. */
 const PAUSE_US = 500_000;
@@ -70,11 +72,11 @@ export class CachedPages implements CopyPolicy {
   readonly #addon: Pick<Addon, 'clockUs' | 'slowCopies'>;
   /** Transfers until the next look. */
   #left = 1;
-  #watch = false;
   #time = 0;
   #slow: number;
+  /** The longest transfer that is copied. */
+  #most = MOST_BYTES;
   /** Since `#since`, for `#pause` µs: copy nothing. */
-  #paused = false;
   #since: number;
   #pause = 0;
 
@@ -93,14 +95,16 @@ export class CachedPages implements CopyPolicy {
   }
 
   canCopy({ offset, length }: Extent, writes: boolean): Copy {
-    if (--this.#left === 0) this.#look();
+    const left = --this.#left;
+    if (left === 0) this.#look();
     if (writes && !this.#heat.count(offset)) return Copy.No;
-    if (this.#paused || length > MOST_PAGES * PAGE_BYTES) return Copy.No;
-    const first = Math.floor(offset / PAGE_BYTES);
-    if (!this.#pages.has(first, Math.ceil((offset + length) / PAGE_BYTES))) return Copy.No;
-    if (!this.#watch) return Copy.Yes;
-    this.#watch = false;
-    return Copy.Watched;
+    if (length > this.#most) return Copy.No;
+    // Pages have 32-bit numbers; as integers they are quicker.
+    const last = ((offset + length - 1) / PAGE_BYTES) >>> 0;
+    for (let page = (offset / PAGE_BYTES) >>> 0; page <= last; page++) {
+      if (!this.#pages.has(page)) return Copy.No;
+    }
+    return left === WATCHED ? Copy.Watched : Copy.Yes;
   }
 
   learn(offset: number, length: number): void {
@@ -119,7 +123,6 @@ export class CachedPages implements CopyPolicy {
 
   #look(): void {
     this.#left = LOOK_EVERY;
-    this.#watch = true;
     const clock = this.#addon.clockUs();
     const slow = this.#addon.slowCopies();
     // The clock wraps: negative is long ago.
@@ -129,10 +132,10 @@ export class CachedPages implements CopyPolicy {
       Atomics.add(this.#era, 0, 2);
       const soon = since >= 0 && since < 4 * this.#pause;
       this.#pause = soon ? Math.min(2 * this.#pause, LONGEST_PAUSE_US) : PAUSE_US;
-      this.#paused = true;
+      this.#most = 0;
       this.#since = clock;
-    } else if (this.#paused && (since < 0 || since > this.#pause)) {
-      this.#paused = false;
+    } else if (since < 0 || since > this.#pause) {
+      this.#most = MOST_BYTES;
     }
     const time = (clock >>> TIME_SHIFT) + (this.#era[0]! & ERAS);
     if (time !== this.#time) this.#setTime(time);

@@ -46,18 +46,16 @@ export class PageKnowledge {
     this.#before = before;
   }
 
-  /** Whether all pages from `first` to before `end` are known. */
-  has(first: number, end: number): boolean {
-    for (let page = first; page < end; page++) {
-      const chunk = page >>> CHUNK_SHIFT;
-      if (this.#times[chunk] !== this.#now) {
-        if (this.#times[chunk] !== this.#before) return false;
-        this.#times[chunk] = this.#now;
-      }
-      if (this.#counts[chunk] === CHUNK_PAGES) continue;
-      if ((this.#bits[page >>> 5]! & (1 << (page & 31))) === 0) return false;
+  /** Whether a page is known. */
+  has(page: number): boolean {
+    const chunk = page >>> CHUNK_SHIFT;
+    const times = this.#times;
+    if (times[chunk] !== this.#now) {
+      if (times[chunk] !== this.#before) return false;
+      times[chunk] = this.#now;
     }
-    return true;
+    if (this.#counts[chunk] === CHUNK_PAGES) return true;
+    return (this.#bits[page >>> 5]! & (1 << (page & 31))) !== 0;
   }
 
   add(first: number, end: number): void {
