@@ -10,6 +10,7 @@
 
 #include "args.h"
 #include "copy.h"
+#include "duration.h"
 #include "exports.h"
 #include "interrupt.h"
 #include "io-row.h"
@@ -241,8 +242,7 @@ bool takeTimeout(napi_env env, napi_value value, timespec* time, bool* bounded) 
   int64_t microseconds;
   if (!takeInteger(env, value, "timeoutUs", -1, kMaxSafeInteger, &microseconds)) return false;
   *bounded = microseconds >= 0;
-  time->tv_sec = microseconds / 1000000;
-  time->tv_nsec = microseconds % 1000000 * 1000;
+  *time = spanOfUs(microseconds);
   return true;
 }
 

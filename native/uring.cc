@@ -3,9 +3,9 @@
 #include <unistd.h>
 #include <cerrno>
 #include <cstring>
-#include <ctime>
 
 #include "args.h"
+#include "duration.h"
 #include "errors.h"
 #include "exports.h"
 #include "fd.h"
@@ -94,10 +94,8 @@ napi_value ioUringEnter(napi_env env, napi_callback_info raw) {
   }
   sendSignals(call->signals, call->signalCount);
   // struct __kernel_timespec is struct timespec where both words have 64 bits.
-  timespec time;
+  const timespec time = spanOfUs(call->timeoutUs);
   static_assert(sizeof time == 16);
-  time.tv_sec = call->timeoutUs / 1000000;
-  time.tv_nsec = call->timeoutUs % 1000000 * 1000;
   io_uring_getevents_arg extra = {};
   extra.ts = reinterpret_cast<uintptr_t>(&time);
   const bool limited = call->timeoutUs >= 0 && call->minComplete > 0;
