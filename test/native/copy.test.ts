@@ -9,22 +9,18 @@ import {
   type IoKind,
   IoTable,
   IoKind as Kind,
-  type Mapping,
   native,
   ROW,
   ROW_WORDS,
   RWF_NOWAIT,
 } from '../../lib/native/index.ts';
 import { temporaryFolder } from '../store/harness.ts';
+import { memoryOf } from './helpers.ts';
 
 const PAGE = 4096;
 const [EBADF, EAGAIN, EFAULT, EINVAL] = [9, 11, 14, 22];
 /** No file is open under it: what is done all the same is done without a system call. */
 const NO_FILE = 999_999;
-
-function memoryOf(mapping: Mapping) {
-  return { u8: new Uint8Array(mapping.buffer), address: mapping.address };
-}
 
 function words({ address }: FileMap) {
   return { low: address | 0, high: Math.floor(address / 2 ** 32) };

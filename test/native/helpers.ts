@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { Worker } from 'node:worker_threads';
-import { native } from '../../lib/native/index.ts';
+import { type Mapping, type Memory, native } from '../../lib/native/index.ts';
 
 /** The addon the tests load, for child processes and workers that load it themselves. */
 export const ADDON =
@@ -21,6 +21,11 @@ export async function collectUntil(done: () => boolean, rounds = 50): Promise<bo
     if (done()) return true;
   }
   return false;
+}
+
+/** A mapping as I/O vectors name it. */
+export function memoryOf(mapping: Mapping): Memory {
+  return { u8: new Uint8Array(mapping.buffer), address: mapping.address };
 }
 
 /** How many descriptors this process has open. */

@@ -16,14 +16,13 @@ import {
   type IoKind,
   IoTable,
   IoKind as Kind,
-  type Mapping,
   native,
   ROW,
   ROW_BYTES,
   ROW_WORDS,
   RWF_NOWAIT,
 } from '../../lib/native/index.ts';
-import { fillEventfd, openFds } from './helpers.ts';
+import { fillEventfd, memoryOf, openFds } from './helpers.ts';
 import { TestRing } from './test-ring.ts';
 
 const [EINTR, EBADF, EAGAIN, EINVAL, ETIME, EISDIR, EOPNOTSUPP] = [4, 9, 11, 22, 62, 21, 95];
@@ -31,10 +30,6 @@ const MIB = 1 << 20;
 
 const folder = t.testdir({ file: '' });
 const path = join(folder, 'file');
-
-function memoryOf(mapping: Mapping) {
-  return { u8: new Uint8Array(mapping.buffer), address: mapping.address };
-}
 
 function open(flags = constants.O_RDWR): number {
   return openSync(path, flags | constants.O_CREAT);
