@@ -16,7 +16,7 @@ const UPPER_BYTES = PAGE * CHAINS;
 const FAR_START = 2 ** 32;
 
 /** A disk so large that its offsets are no 31-bit numbers; half of the requests go there. */
-export const DISK_BYTES = 2 ** 33;
+export const DISK_BYTES = 2 ** 32 + 2 ** 21;
 const FAR_SECTOR = 2 ** 32 / SECTOR_BYTES;
 
 export interface RehearsalRingOptions {
