@@ -15,7 +15,7 @@
 
 #include "floor.h"
 
-enum { PAGE = 4096, MOST_PAGES = 32, CHUNK_PAGES = 512, CHUNK_WORDS = CHUNK_PAGES / 32, HOT = 1024 };
+enum { PAGE = 4096, MOST_PAGES = 32, CHUNK_PAGES = 512, CHUNK_WORDS = CHUNK_PAGES / 32, HOT = 512, WARM = 256 };
 enum { TIME_SHIFT = 23, TIMES = 255, WRITE_BACK_SHIFT = 2, LOOK_EVERY = 32, PAUSE_US = 500000 };
 
 static uint8_t *map;
@@ -64,12 +64,12 @@ static void look(void) {
   before = (time + TIMES - 1) % TIMES + 1;
 }
 
-static bool is_hot(uint64_t chunk) {
+// Writes of a chunk since the last write-back, as far as they matter.
+static uint32_t count_write(uint64_t chunk) {
   const uint32_t word = heat[chunk];
-  if (word >> 12 != (write_era & 0xfffff)) heat[chunk] = write_era << 12 | 1;
-  else if ((word & 4095) >= HOT) return true;
-  else heat[chunk] = word + 1;
-  return false;
+  if (word >> 12 != (write_era & 0xfffff)) return (heat[chunk] = write_era << 12 | 1) & 4095;
+  if ((word & 4095) < HOT) heat[chunk] = word + 1;
+  return word & 4095;
 }
 
 static bool known(uint64_t first, uint64_t end) {
@@ -146,15 +146,17 @@ void plan_cached(struct op *op) {
   op->copies = COPY_NO;
   if (op->length == UINT64_MAX || op->type > TYPE_OUT) return;
   if (--left == 0) look();
-  if (op->type == TYPE_OUT && !is_hot(op->offset / ((uint64_t)PAGE * CHUNK_PAGES))) return;
-  if (paused || op->length > MOST_PAGES * PAGE) return;
+  const uint32_t writes = op->type == TYPE_OUT ? count_write(op->offset / ((uint64_t)PAGE * CHUNK_PAGES)) : HOT;
+  if (paused || writes < WARM) return;
+  op->copies = COPY_LATER;
+  if (writes < HOT || op->length > MOST_PAGES * PAGE) return;
   if (!known(op->offset / PAGE, (op->offset + op->length + PAGE - 1) / PAGE)) return;
   op->copies = watch ? COPY_WATCHED : COPY_YES;
   watch = false;
 }
 
 int64_t move_cached(const struct op *op, const struct op *next) {
-  if (next != NULL && next->copies != COPY_NO) __builtin_prefetch(map + next->offset);
+  if (next != NULL && next->copies >= COPY_YES) __builtin_prefetch(map + next->offset);
   if (op->copies == COPY_YES && copy(op)) return (int64_t)op->length;
   if (op->copies == COPY_WATCHED && watched_copy(op)) return (int64_t)op->length;
   const off_t offset = (off_t)op->offset;
@@ -168,7 +170,7 @@ int64_t move_cached(const struct op *op, const struct op *next) {
   } else {
     done = pwritev2(image, op->vector, op->vectors, offset, 0);
   }
-  if (done > 0) learn((op->offset + PAGE - 1) / PAGE, (op->offset + (uint64_t)done) / PAGE);
+  if (done > 0 && op->copies == COPY_LATER) learn((op->offset + PAGE - 1) / PAGE, (op->offset + (uint64_t)done) / PAGE);
   return done;
 }
 

@@ -8,7 +8,7 @@ enum { MAX_SIZE = 1024, MAX_SEGMENTS = 128 };
 enum { TYPE_IN = 0, TYPE_OUT = 1, TYPE_FLUSH = 4 };
 enum { STATUS_OK = 0, STATUS_IOERR = 1, STATUS_UNSUPP = 2 };
 
-enum { COPY_NO, COPY_YES, COPY_WATCHED };
+enum { COPY_NO, COPY_LATER, COPY_YES, COPY_WATCHED };
 
 struct op {
   uint16_t head;

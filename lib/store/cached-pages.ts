@@ -1,6 +1,6 @@
 import type { Addon, Extent } from '../native/index.ts';
 import { knowledgeBytes, PageKnowledge } from './page-knowledge.ts';
-import { WriteHeat } from './write-heat.ts';
+import { Heat, WriteHeat } from './write-heat.ts';
 
 /** What is known is known by pages of this size, whatever the machine's are. */
 const PAGE_BYTES = 4096;
@@ -35,15 +35,18 @@ export function createKnowledge(capacity: number): SharedArrayBuffer | undefined
   return bytes === undefined ? undefined : new SharedArrayBuffer(HEADER_BYTES + bytes);
 }
 
-/** Whether a transfer can be a copy; a watched one is counted if it waits. */
-export const Copy = { No: 0, Yes: 1, Watched: 2 } as const;
+/**
+ * Whether a transfer can be a copy; a watched one is counted if it waits. Later: not now, but perhaps once
+ * it is learnt that a call could do it.
+ */
+export const Copy = { No: 0, Yes: 1, Watched: 2, Later: 3 } as const;
 export type Copy = (typeof Copy)[keyof typeof Copy];
 
 /** Decides which transfers are copies, and is told what it needs for that. */
 export interface CopyPolicy {
   /** How a read (or write) of the extent can be a copy. */
   canCopy(extent: Extent, writes: boolean): Copy;
-  /** A system call read or wrote so much, from its beginning to its end. */
+  /** A system call, of a transfer that can be a copy later, read or wrote so much. */
   learn(offset: number, length: number): void;
   /** The pages are no more, or become others. */
   forget(offset: number, length: number): void;
@@ -97,12 +100,15 @@ export class CachedPages implements CopyPolicy {
   canCopy({ offset, length }: Extent, writes: boolean): Copy {
     const left = --this.#left;
     if (left === 0) this.#look();
-    if (writes && !this.#heat.count(offset)) return Copy.No;
-    if (length > this.#most) return Copy.No;
+    if (writes) {
+      const heat = this.#heat.count(offset);
+      if (heat !== Heat.Hot) return heat === Heat.Cold ? Copy.No : Copy.Later;
+    }
+    if (length > this.#most) return this.#most === 0 ? Copy.No : Copy.Later;
     // Pages have 32-bit numbers; as integers they are quicker.
     const last = ((offset + length - 1) / PAGE_BYTES) >>> 0;
     for (let page = (offset / PAGE_BYTES) >>> 0; page <= last; page++) {
-      if (!this.#pages.has(page)) return Copy.No;
+      if (!this.#pages.has(page)) return Copy.Later;
     }
     return left === WATCHED ? Copy.Watched : Copy.Yes;
   }

@@ -213,7 +213,8 @@ export class FileStore implements Store, RowOwner {
     table.push(this.#owner, token, kind, this.#fd, extent, 0, this.#flags);
     if (this.#copies === undefined) return;
     const copy = this.#copies.canCopy(extent, kind === IoKind.Write);
-    if (copy === Copy.No) {
+    if (copy === Copy.No) return;
+    if (copy === Copy.Later) {
       this.#state[token] = State.Learn;
       this.#begun![token] = extent.offset;
     } else {

@@ -1,11 +1,17 @@
 /** Bytes of a chunk, as a power of two: 2 MiB. */
 const CHUNK_SHIFT = 21;
-/** Writes, since the last write-back, from which on a chunk is hot: two for each of its pages. */
-const HOT = 1024;
+/** Writes, since the last write-back, from which on a chunk is hot: one for each of its pages. */
+const HOT = 512;
+/** From here on it may become so: what is cached of it is worth to be learnt. */
+const WARM = 256;
 /** A chunk's word: the era in which its writes were counted, above their number. */
 const COUNT_BITS = 12;
 const COUNT_MASK = (1 << COUNT_BITS) - 1;
 const ERA_MASK = 2 ** (32 - COUNT_BITS) - 1;
+
+/** How often a chunk is written. */
+export const Heat = { Cold: 0, Warm: 1, Hot: 2 } as const;
+export type Heat = (typeof Heat)[keyof typeof Heat];
 
 /**
  * Which parts of a file are written so often that storing through the mapping pays. The first store to a
@@ -26,17 +32,18 @@ export class WriteHeat {
     Atomics.add(this.#era, 0, 1);
   }
 
-  /** Count a write that begins at `offset`; true where it is hot. */
-  count(offset: number): boolean {
+  /** Count a write that begins at `offset`. */
+  count(offset: number): Heat {
     const chunk = Math.floor(offset / 2 ** CHUNK_SHIFT);
     const era = this.#era[0]! & ERA_MASK;
     const word = this.#chunks[chunk]!;
     if (word >>> COUNT_BITS !== era) {
       this.#chunks[chunk] = (era << COUNT_BITS) + 1;
-      return false;
+      return Heat.Cold;
     }
-    if ((word & COUNT_MASK) >= HOT) return true;
+    const writes = word & COUNT_MASK;
+    if (writes >= HOT) return Heat.Hot;
     this.#chunks[chunk] = word + 1;
-    return false;
+    return writes < WARM ? Heat.Cold : Heat.Warm;
   }
 }
