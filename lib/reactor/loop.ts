@@ -18,7 +18,7 @@ const BATCH = 256;
  * A sleeping driver needs about 10 µs to wake: the time of so many requests. Signalled this much before
  * the end of a batch it wakes while the rest is done, and finds that too.
  */
-const WAKE_REQUESTS = 12;
+const WAKE_REQUESTS = 16;
 
 /** Turns over busy queues before completions and orders are looked at. */
 const ROUNDS = 8;
