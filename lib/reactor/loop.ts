@@ -15,10 +15,10 @@ const ORDERS = 0;
 const BATCH = 256;
 
 /**
- * A sleeping driver needs about 10 µs to wake: the time of so many requests. Signalled this much before
- * the end of a batch it wakes while the rest is done, and finds that too.
+ * Signalled so many requests before the end of a batch, a driver that sleeps has woken and made new
+ * requests when the rest is done: it needs some 10 µs for the one, and as much again for the other.
  */
-const WAKE_REQUESTS = 16;
+const WAKE_REQUESTS = 48;
 
 /** Turns over busy queues before completions and orders are looked at. */
 const ROUNDS = 8;
