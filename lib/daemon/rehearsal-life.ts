@@ -11,7 +11,7 @@ import {
   type SignalTarget,
   type WorkerTables,
 } from '../reactor/index.ts';
-import { ageKnowledge, type FileCopies, mapImage } from '../store/index.ts';
+import { ageKnowledge, type FileCopies, mapFile } from '../store/index.ts';
 import { VhostUserMemory } from '../transport/vhost-user/index.ts';
 import { GuestMemory } from '../virtio/index.ts';
 import { BLOCK_MODEL, type BlockModelOptions } from './block-model.ts';
@@ -34,6 +34,8 @@ export interface RehearsalCast {
   readonly fd: number;
   /** A file of the disk's size to be mapped, so that there are copies too; undefined: none. */
   readonly mapped: number | undefined;
+  /** As FileCopies has it. */
+  readonly writtenBack: boolean;
   /** The file can be synced; some requests are flushes. */
   readonly flushes: boolean;
   readonly twoRegions: boolean;
@@ -62,7 +64,7 @@ export class RehearsalLife {
   /** Throws the system's errors; nothing is left open then. */
   constructor(
     { addon, tables, options }: RehearsalStage,
-    { memory, fd, mapped, flushes, twoRegions }: RehearsalCast,
+    { memory, fd, mapped, writtenBack, flushes, twoRegions }: RehearsalCast,
   ) {
     const eventfd = () => {
       const owned = addon.eventfd(0);
@@ -96,7 +98,8 @@ export class RehearsalLife {
         addon.eventfdSignal(orders);
         this.#loop.takeOrders();
       };
-      const map = mapped === undefined ? undefined : mapImage(mapped, DISK_BYTES, false);
+      const map =
+        mapped === undefined ? undefined : mapFile(mapped, DISK_BYTES, false, writtenBack);
       this.#undo.push(() => map?.map.unmap());
       this.#knowledge = map?.copies.knowledge;
       this.#begin(fd, map?.copies);

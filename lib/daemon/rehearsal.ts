@@ -60,6 +60,8 @@ export class Rehearsal {
             memory,
             fd,
             mapped,
+            // As a tmpfs, which the image is on.
+            writtenBack: fd !== image.fd,
             flushes: fd === image.fd,
             twoRegions: true,
           });
@@ -78,6 +80,7 @@ export class Rehearsal {
           memory: 'table',
           fd: zero,
           mapped: image.fd,
+          writtenBack: true,
           flushes: false,
           twoRegions: false,
         });

@@ -1,4 +1,5 @@
 import type { Addon, Extent } from '../native/index.ts';
+import type { FileCopies } from './file-store.ts';
 import { knowledgeBytes, PageKnowledge } from './page-knowledge.ts';
 import { Heat, WriteHeat } from './write-heat.ts';
 
@@ -69,7 +70,8 @@ export function ageKnowledge(knowledge: SharedArrayBuffer, times: 1 | 2): void {
  */
 export class CachedPages implements CopyPolicy {
   readonly #pages: PageKnowledge;
-  readonly #heat: WriteHeat;
+  /** Undefined: a write is as good as any other, since pages stay dirty. */
+  readonly #heat: WriteHeat | undefined;
   /** One word, added to the time: what is known of before it was raised is of another time. */
   readonly #era: Int32Array;
   readonly #addon: Pick<Addon, 'clockUs' | 'slowCopies'>;
@@ -83,14 +85,14 @@ export class CachedPages implements CopyPolicy {
   #since: number;
   #pause = 0;
 
-  /** `knowledge`: of `createKnowledge`, shared by the threads that serve an image. */
+  /** What is known is shared by the threads that serve an image. */
   constructor(
-    knowledge: SharedArrayBuffer,
+    { knowledge, writtenBack }: Pick<FileCopies, 'knowledge' | 'writtenBack'>,
     capacity: number,
     addon: Pick<Addon, 'clockUs' | 'slowCopies'>,
   ) {
     this.#era = new Int32Array(knowledge, 0, 1);
-    this.#heat = new WriteHeat(capacity, new Int32Array(knowledge, 4, 1));
+    this.#heat = writtenBack ? new WriteHeat(capacity, new Int32Array(knowledge, 4, 1)) : undefined;
     this.#pages = new PageKnowledge(knowledge, HEADER_BYTES, Math.ceil(capacity / PAGE_BYTES));
     this.#addon = addon;
     this.#slow = addon.slowCopies();
@@ -100,7 +102,7 @@ export class CachedPages implements CopyPolicy {
   canCopy({ offset, length }: Extent, writes: boolean): Copy {
     const left = --this.#left;
     if (left === 0) this.#look();
-    if (writes) {
+    if (writes && this.#heat !== undefined) {
       const heat = this.#heat.count(offset);
       if (heat !== Heat.Hot) return heat === Heat.Cold ? Copy.No : Copy.Later;
     }
@@ -124,7 +126,7 @@ export class CachedPages implements CopyPolicy {
   }
 
   writtenBack(): void {
-    this.#heat.writtenBack();
+    this.#heat?.writtenBack();
   }
 
   #look(): void {
@@ -148,7 +150,7 @@ export class CachedPages implements CopyPolicy {
   }
 
   #setTime(time: number): void {
-    if (time >>> WRITE_BACK_SHIFT !== this.#time >>> WRITE_BACK_SHIFT) this.#heat.writtenBack();
+    if (time >>> WRITE_BACK_SHIFT !== this.#time >>> WRITE_BACK_SHIFT) this.#heat?.writtenBack();
     this.#time = time;
     this.#pages.setTime((time % TIMES) + 1, ((time + TIMES - 1) % TIMES) + 1);
   }

@@ -48,6 +48,8 @@ export interface FileCopies {
   readonly address: MapAddress;
   /** Of `createKnowledge`. */
   readonly knowledge: SharedArrayBuffer;
+  /** Its pages are written to a disk, and clean afterwards. */
+  readonly writtenBack: boolean;
 }
 
 const MODE_PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
@@ -108,8 +110,7 @@ export class FileStore implements Store, RowOwner {
     }
     if (target.copies !== undefined) {
       this.#map = target.copies.address;
-      const { knowledge } = target.copies;
-      this.#copies = policy ?? new CachedPages(knowledge, target.info.capacity, native);
+      this.#copies = policy ?? new CachedPages(target.copies, target.info.capacity, native);
       this.#begun = new Float64Array(MAX_TOKENS);
     }
   }

@@ -3,13 +3,16 @@ import { type FileMap, native } from '../native/index.ts';
 import { createKnowledge } from './cached-pages.ts';
 import type { FileCopies } from './file-store.ts';
 
+/** A statfs(2) type without a disk behind it. */
+const TMPFS = 0x01021994;
+
 /** statfs(2) types whose mappings are the page cache that reads and writes use, on disks of this machine. */
 const FIT_FILE_SYSTEMS = new Set([
+  TMPFS,
   0xef53, // ext2, ext3, ext4
   0x58465342, // XFS
   0x9123683e, // Btrfs
   0xf2f52010, // F2FS
-  0x01021994, // tmpfs
 ]);
 
 const TWO_32 = 2 ** 32;
@@ -20,20 +23,35 @@ export interface ImageMap {
   readonly copies: FileCopies;
 }
 
-/** Whether the file system of the file at `path` is known to be fit for it. */
-export function isMappable(path: string): boolean {
-  return FIT_FILE_SYSTEMS.has(statfsSync(path).type);
+/**
+ * Map the image at `path`; undefined where its file system is not known to be fit, or where there is no
+ * room for it: everything works without.
+ */
+export function mapImage(
+  path: string,
+  fd: number,
+  capacity: number,
+  readOnly: boolean,
+): ImageMap | undefined {
+  const { type } = statfsSync(path);
+  if (!FIT_FILE_SYSTEMS.has(type)) return undefined;
+  return mapFile(fd, capacity, readOnly, type !== TMPFS);
 }
 
-/** Map a file; undefined where there is no room for it, as everything works without. */
-export function mapImage(fd: number, capacity: number, readOnly: boolean): ImageMap | undefined {
+/** Map any file. `writtenBack`: see FileCopies. Undefined where there is no room for it. */
+export function mapFile(
+  fd: number,
+  capacity: number,
+  readOnly: boolean,
+  writtenBack: boolean,
+): ImageMap | undefined {
   const knowledge = createKnowledge(capacity);
   if (knowledge === undefined) return undefined;
   try {
     const map = native.mapFile(fd, capacity, !readOnly);
     const { address } = map;
     const words = { low: address | 0, high: Math.floor(address / TWO_32) };
-    return { map, copies: { address: words, knowledge } };
+    return { map, copies: { address: words, knowledge, writtenBack } };
   } catch {
     return undefined;
   }

@@ -13,7 +13,7 @@ import {
   readOnlyError,
   systemError,
 } from './image-error.ts';
-import { type ImageMap, isMappable, mapImage } from './image-map.ts';
+import { type ImageMap, mapImage } from './image-map.ts';
 import { isRemote } from './remote.ts';
 import type { StoreInfo } from './store.ts';
 
@@ -207,9 +207,7 @@ function describe(
     : { blockSize: 1, memoryAlignment: 1 };
   const mayBlock = options.direct || block !== undefined || isRemote(path);
   const map =
-    options.mmap && !mayBlock && isMappable(path)
-      ? mapImage(fd.fd, capacity, options.readOnly)
-      : undefined;
+    options.mmap && !mayBlock ? mapImage(path, fd.fd, capacity, options.readOnly) : undefined;
   const target: FileTarget = {
     fd: fd.fd,
     info: {

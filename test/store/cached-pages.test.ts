@@ -23,10 +23,10 @@ class Clock {
   }
 }
 
-function fresh(capacity = CAPACITY) {
+function fresh(capacity = CAPACITY, writtenBack = true) {
   const clock = new Clock();
   const knowledge = createKnowledge(capacity)!;
-  const pages = new CachedPages(knowledge, capacity, clock);
+  const pages = new CachedPages({ knowledge, writtenBack }, capacity, clock);
   const at = (offset: number, length = PAGE) => ({ offset, length });
   const reads = (offset: number, length = PAGE) => pages.canCopy(at(offset, length), false);
   const writes = (offset: number) => pages.canCopy(at(offset), true);
@@ -127,6 +127,15 @@ t.test('writes are copied where there are many between two write-backs', async (
   look();
   pages.learn(0, CAPACITY);
   t.equal(heat(), 512, 'after the kernel has had time to do it');
+});
+
+t.test('writes of a file that is never written back are copied at once', async (t) => {
+  const { pages, writes } = fresh(CAPACITY, false);
+  t.equal(writes(0), Copy.Later);
+  pages.learn(0, PAGE);
+  t.equal(copies(writes(0)), true);
+  pages.writtenBack();
+  t.equal(copies(writes(0)), true);
 });
 
 t.test('the clock may wrap', async (t) => {

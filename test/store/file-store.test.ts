@@ -232,7 +232,9 @@ for (const parent of FOLDERS) {
   });
 
   t.test(`${parent}: what is written again and again is copied until a flush`, async (t) => {
-    const { store, port, results } = fresh(t, parent, { mmap: true });
+    const { store, port, results, image } = fresh(t, parent, { mmap: true });
+    // A tmpfs has no disk to write to: what is known to be in memory stays as it is.
+    const { writtenBack } = image.target.copies!;
     const memory = guestMemory(4096);
     const write = () => {
       transfer(store, 'write', 4096, [{ memory, offset: 0, length: 4096 }]);
@@ -246,12 +248,13 @@ for (const parent of FOLDERS) {
       return count;
     };
     const first = untilCopied();
-    t.ok(first > 100 && first < 5000, `${first} writes`);
+    if (writtenBack) t.ok(first > 100 && first < 5000, `${first} writes`);
+    else t.equal(first, 1);
     t.equal(write(), true);
     store.flush(0);
     port.run();
     results.take();
-    t.equal(untilCopied(), first);
+    t.equal(untilCopied(), writtenBack ? first : 0);
   });
 
   t.test(`${parent}: a file that is cut short fails copies as it fails calls`, async (t) => {
