@@ -228,9 +228,10 @@ export interface Addon {
   /**
    * Runs rows at once, in order, on this thread; results go to the rows. Stops early never. A short
    * transfer is continued until its end, the end of the file or an error (which is then the result),
-   * but not under rwFlags. A read or write with a `map` is copied from there, or to there; what can't be
-   * had there (the file was cut short, its disk fails or is full) is left to the system call. -EINVAL: an unknown kind, vectors outside the table, more than 1024
-   * vectors or 2^31-1 bytes.
+   * but not under rwFlags. A read or write with a `map`, all of whose extent lies in the mapping, is copied
+   * from there, or to there; what can't be had there (the file was cut short, its disk fails or is full) is
+   * left to the system call. -EINVAL: an unknown kind, vectors outside the table, more than 1024 vectors or
+   * 2^31-1 bytes.
    */
   ioRun(rows: ArrayBuffer, vectors: ArrayBuffer, first: number, count: number): void;
   ioPool(threads: number): IoPool;
