@@ -15,6 +15,12 @@ const ORDERS = 0;
 const BATCH = 256;
 
 /**
+ * Answers are shown to drivers so many at a time: one that is awake makes new requests of them while the
+ * others are worked on, so that the next batch is there when this one ends.
+ */
+const PIECE = 8;
+
+/**
  * Signalled so many requests before the end of a batch, a driver that sleeps has woken and made new
  * requests when the rest is done: it needs some 10 µs for the one, and as much again for the other.
  */
@@ -30,6 +36,8 @@ const POLLED_RING_US = 100;
 const RETRY_MS = 1;
 
 const EINVAL = 22;
+
+const signalsEventfd = (runner: QueueRunner) => runner.signalsEventfd;
 
 interface NumberedOrder {
   readonly id: number;
@@ -115,9 +123,9 @@ export class ReactorLoop {
     for (let round = 0; round < ROUNDS; round++) {
       taken = 0;
       for (let i = 0; i < hot.length; i++) taken += hot[i]!.take(BATCH);
-      if (this.#spin.enabled) this.#wakeEarly();
+      if (this.#spin.enabled) this.#runPieces();
       this.#engine.submit();
-      for (let i = 0; i < hot.length; i++) hot[i]!.publish();
+      this.#publish();
       if (this.#sigbus[0] !== this.#sigbusSeen) this.#memoryVanished();
       if (taken === 0) break;
       this.#spin.worked();
@@ -126,24 +134,28 @@ export class ReactorLoop {
   }
 
   /**
-   * Execute all but the end of what was taken, and tell drivers that sleep. Only through eventfds:
-   * each VDUSE interrupt costs the driver more than it would gain.
+   * Execute all but the end of what was taken, piece by piece, and tell drivers that sleep in time. Only
+   * where that is done through eventfds: each VDUSE interrupt costs the driver more than it would gain.
    */
-  #wakeEarly(): void {
-    const waiting = this.#engine.waiting;
-    if (waiting < 2) return;
-    const hot = this.#hot;
-    let wakes = false;
-    for (let i = 0; i < hot.length; i++) if (hot[i]!.signalsEventfd) wakes = true;
-    if (!wakes) return;
-    const most = waiting - WAKE_REQUESTS;
-    this.#engine.submitSome(Math.max(most, waiting >> 1));
-    for (let i = 0; i < hot.length; i++) {
-      const runner = hot[i]!;
-      runner.publish();
-      if (runner.owesSignal && runner.signalsEventfd) this.#signal(runner);
+  #runPieces(): void {
+    const engine = this.#engine;
+    if (engine.waiting < 2 || !this.#hot.some(signalsEventfd)) return;
+    // No more looks at queues than there are requests, however many queues are busy.
+    const piece = Math.max(PIECE, this.#hot.length);
+    let told = false;
+    while (!told || engine.waiting > piece) {
+      engine.submitSome(Math.min(piece, engine.waiting >> 1));
+      this.#publish();
+      if (told || engine.waiting > WAKE_REQUESTS) continue;
+      told = true;
+      this.#sendSignals(true);
+      engine.sendSignals();
     }
-    this.#engine.sendSignals();
+  }
+
+  #publish(): void {
+    const hot = this.#hot;
+    for (let i = 0; i < hot.length; i++) hot[i]!.publish();
   }
 
   readonly #somethingToDo = (): boolean => {
@@ -177,9 +189,12 @@ export class ReactorLoop {
     this.#hot.push(runner);
   };
 
-  #sendSignals(): void {
+  #sendSignals(eventfdsOnly = false): void {
     const hot = this.#hot;
-    for (let i = 0; i < hot.length; i++) if (hot[i]!.owesSignal) this.#signal(hot[i]!);
+    for (let i = 0; i < hot.length; i++) {
+      const runner = hot[i]!;
+      if (runner.owesSignal && (!eventfdsOnly || runner.signalsEventfd)) this.#signal(runner);
+    }
   }
 
   #signal(runner: QueueRunner): void {
