@@ -9,7 +9,17 @@ import {
   Popped,
   type QueueLayout,
 } from '../../lib/virtio/index.ts';
-import { buffer, kinds, packedRig, type Rig, splitRig, take } from './harness.ts';
+import {
+  buffer,
+  kinds,
+  packedRig,
+  RING,
+  RING_BYTES,
+  type Rig,
+  segments,
+  splitRig,
+  take,
+} from './harness.ts';
 
 type Checks = Pick<typeof t, 'equal' | 'ok'>;
 
@@ -118,6 +128,83 @@ for (const { name, rig: build } of kinds) {
           { address, length, flags },
         ]);
         breaks(t, rig, 'buffer-unmapped', detail);
+      }
+    }
+  });
+
+  t.test(`${name}: header, data and status at the borders of the region they are in`, async (t) => {
+    const end = RING + RING_BYTES;
+    for (const indirect of [false, true]) {
+      for (const place of [0, 1, 2]) {
+        for (const [address, length, detail] of [
+          [RING - 1, 1, RING - 1],
+          [RING - 1, 2, RING - 1],
+          [RING - 16, 0xffff_ffff, RING - 16],
+          [end - 1, 2, end],
+          [end, 1, end],
+          [RING, RING_BYTES + 1, end],
+          [RING + 2 ** 31, 1, RING + 2 ** 31],
+          [RING + 2 ** 32, 1, RING + 2 ** 32],
+          [2 ** 32 - 1, 1, 2 ** 32 - 1],
+        ] as const) {
+          const rig = build({ indirect: true });
+          const buffers = [buffer(rig.driver, 16), buffer(rig.driver, 512), buffer(rig.driver, 1)];
+          buffers[place] = { address, length };
+          rig.driver.add(buffers.slice(0, 1), buffers.slice(1), { indirect });
+          breaks(t, rig, 'buffer-unmapped', detail);
+        }
+        for (const [address, length] of [
+          [RING, RING_BYTES],
+          [end - 1, 1],
+          [RING, 1],
+        ] as const) {
+          const rig = build({ indirect: true });
+          const buffers = [buffer(rig.driver, 16), buffer(rig.driver, 512), buffer(rig.driver, 1)];
+          buffers[place] = { address, length };
+          rig.driver.add(buffers.slice(0, 1), buffers.slice(1), { indirect });
+          take(rig);
+          const { readable, writable } = segments(rig.chain);
+          t.same(
+            [...readable, ...writable],
+            buffers.map((b) => [b.address, b.length]),
+          );
+          t.equal(rig.chain.readableBytes, buffers[0]!.length);
+          t.equal(rig.chain.writableBytes, buffers[1]!.length + buffers[2]!.length);
+        }
+      }
+    }
+  });
+
+  t.test(`${name}: a region that crosses a multiple of 4 GiB, or is as large`, async (t) => {
+    for (const [start, length, inside] of [
+      [2 ** 32 - 0x1000, 0x2000, [-0x1000, -1, 0, 0xfff]],
+      [2 ** 32, 2 ** 32, [0, 2 ** 31, 2 ** 32 - 1]],
+      [2 ** 32 + 0x1000, 2 ** 32, [0x1000, 2 ** 32 - 1, 2 ** 32, 2 ** 32 + 0xfff]],
+    ] as const) {
+      for (const at of inside) {
+        for (const near of [false, true]) {
+          const rig = build();
+          const { u8, u16, u32, ...rest } = rig.mock.create(start, 16);
+          rig.mock.memory.add({ ...rest, u8, u16, u32, length });
+          const address = 2 ** 32 + at;
+          const one = { address, length: 1 };
+          // The one before makes its region the one that is looked at first.
+          if (near) {
+            rig.driver.add([], [one]);
+            take(rig);
+          }
+          rig.driver.add([one], [one, one]);
+          take(rig);
+          t.same(segments(rig.chain), {
+            readable: [[address, 1]],
+            writable: [
+              [address, 1],
+              [address, 1],
+            ],
+          });
+          rig.driver.add([one], [{ address: start - 1, length: 1 }, one]);
+          breaks(t, rig, 'buffer-unmapped', start - 1);
+        }
       }
     }
   });
