@@ -5,7 +5,7 @@ import { rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { Backend, CONTESTANTS, pinned } from './lib/backends.mjs';
+import { Backend, buildFloor, CONTESTANTS, pinned } from './lib/backends.mjs';
 import { machine, ROOT, run, versions } from './lib/machine.mjs';
 import { createFolder, parseOptionsHere } from './lib/options.mjs';
 import { median, printRun, table } from './lib/table.mjs';
@@ -33,10 +33,7 @@ const alone = availableParallelism() < 2;
 const folder = createFolder(options);
 const image = join(folder, 'disk.img');
 const socket = join(folder, 's');
-const floor = join(folder, 'floor');
-
-const SOURCES = ['floor.c', 'cached.c', 'direct.c'].map((name) => join(ROOT, 'bench/floor', name));
-run('cc', ['-O2', '-o', floor, ...SOURCES, '-lpthread']);
+const floor = buildFloor(folder);
 
 const contestants = { ...CONTESTANTS };
 if (options.against !== undefined) {

@@ -1,9 +1,10 @@
 // The contestants over vhost-user: how each is started, on which CPU.
 import { spawn } from 'node:child_process';
 import { existsSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
-import { VDUSE } from './machine.mjs';
+import { ROOT, run, VDUSE } from './machine.mjs';
 
 /**
  * Command lines by name. `direct` past the page cache. The reference runs in what was measured as
@@ -36,6 +37,16 @@ export const CONTESTANTS = {
     socket,
   ],
 };
+
+/** Compile the design in C; returns the program's path in `folder`. */
+export function buildFloor(folder) {
+  const floor = join(folder, 'floor');
+  const sources = ['floor.c', 'cached.c', 'direct.c'].map((name) =>
+    join(ROOT, 'bench/floor', name),
+  );
+  run('cc', ['-O2', '-o', floor, ...sources, '-lpthread']);
+  return floor;
+}
 
 /** Put before a command: pinned to a CPU, and, where asked for, before all other work there. */
 export function pinned(cpu, first) {
