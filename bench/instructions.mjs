@@ -34,7 +34,7 @@ const PARTS = [
   ['JavaScript: engine, loop', /^JS: reactor\//],
   ['the addon', /^vduse\.node: /],
   ['C', /^floor: /],
-  ['Node, V8, libc', /./],
+  ["Node, V8, libc, the driver's too", /./],
 ];
 
 function parts(functions) {
