@@ -3,6 +3,12 @@ import type { Addon, OwnedFd } from '../native/index.ts';
 import type { Order, ReactorOptions, Report } from './orders.ts';
 import type { WorkerStart } from './worker.ts';
 
+/**
+ * Only what is loaded and compiled makes garbage: collected early it takes 2 to 3 MB less, for good, than in
+ * the 48 MB V8 would let it grow to.
+ */
+const YOUNG_MB = 2;
+
 /** What a reactor tells without being asked. */
 export interface ReactorEvents {
   fault(report: Extract<Report, { type: 'fault' }>): void;
@@ -68,6 +74,7 @@ export class Reactor {
     const worker = new Worker(entry, {
       workerData: start,
       transferList: [port2],
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MB },
       // What a program preloads (tracers, loaders) has no business on an engine's thread; the sources
       // themselves need their loader.
       ...(entry.pathname.endsWith('.ts') ? {} : { execArgv: [] }),
