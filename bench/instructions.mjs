@@ -1,5 +1,5 @@
 // `tools/bench instructions`: what a request costs in instructions of user space, ours and in C, part by part. Counted,
-// not timed: the same on any machine, whatever else it does.
+// not timed: what else the machine does hardly shows (C spins, and how long depends on its driver).
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, ftruncateSync, openSync, rmSync } from 'node:fs';

@@ -49,7 +49,12 @@ const slots = Array.from({ length: depth }, (_, i) => {
 
 const options = { pollUs: 1, policy: 'auto', engine: 'auto', rehearse: false };
 const { engine } = chooseEngine(native, options);
-const [orders, kick, call] = [0, 0, 0].map(() => native.eventfd(0).fd);
+// Collected, these would close and unmap what is in use.
+const held = {
+  map: mapFile(disk.fd, DISK, false, false),
+  fds: [0, 0, 0].map(() => native.eventfd(0)),
+};
+const [orders, kick, call] = held.fds.map(({ fd }) => fd);
 const { port1, port2 } = new MessageChannel();
 const source = { memory: guest, poisoned: () => false, replace: () => {}, release: () => {} };
 const tables = { models: { block: openBlockModel }, memories: { guest: () => source } };
@@ -82,7 +87,7 @@ order({
         syncsInPlace: true,
         allocationUnit: 1,
         syncFailure: new Int32Array(1),
-        copies: mapFile(disk.fd, DISK, false, false).copies,
+        copies: held.map.copies,
       },
     },
     memory: 'guest',
@@ -123,4 +128,6 @@ function serve() {
   native.eventfdRead(call);
 }
 for (let i = 0; i < rounds; i++) serve();
+held.map.map.unmap();
+for (const fd of [...held.fds, disk, memory]) fd.close();
 process.exit(0);
